@@ -1,0 +1,1 @@
+"""The words of Assay: pure data and rules, no I/O; imports nothing of ours."""

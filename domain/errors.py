@@ -1,0 +1,244 @@
+"""The one tree of errors; a class is a condition, and decides what follows from it.
+
+```text
+AssayError
+├── InvalidInput              the caller's data is wrong; says which field and the way out
+│   ├── InvalidExam
+│   ├── KindNotAvailable
+│   └── UnreadableSubmission
+├── Unauthenticated           no key, or none we know
+├── Forbidden                 a key without the scope
+├── NotFound                  not there, or another tenant's
+├── Conflict                  right data at the wrong moment
+│   ├── BatchFrozen
+│   ├── EmptyBatch
+│   ├── FileExists
+│   ├── IdempotencyMismatch
+│   ├── IllegalTransition
+│   └── DigestMismatch
+├── LimitExceeded             a stated limit; the message names it
+├── Unavailable               something we need does not answer; try again
+│   ├── PostgresUnavailable
+│   │   └── PoolExhausted
+│   ├── RedisUnavailable
+│   ├── ObjectStoreUnavailable
+│   ├── TemporalUnavailable
+│   └── ModelUnavailable
+├── ModelReplyInvalid         a model answered something that is no answer
+├── UnknownModel              no upstream of that name
+├── CorruptCheckpoint         a checkpoint that cannot be read back as it was written
+├── AssessmentInvalid         an assessment that breaks the rubric's bounds
+├── EpochSuperseded           a newer attempt owns the thread; this one must not write
+├── AgentDrained              the worker shuts down; the next attempt resumes
+├── SagaStepRefused           a saga step met an error that is not unreachability
+└── Defect                    our own mistake
+```
+
+Two translators and no third: `activities/failures.py` and `api/errors.py`.
+"""
+
+from typing import ClassVar
+
+
+class AssayError(Exception):
+    """A condition with a stable code; `field` names the offending input where there is one."""
+
+    code: ClassVar[str] = "assay_error"
+    retryable: ClassVar[bool] = False
+    #: expected conditions are logged as information, the others as errors
+    expected: ClassVar[bool] = True
+    retry_after_seconds: ClassVar[float | None] = None
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class InvalidInput(AssayError):
+    """The caller's data is wrong."""
+
+    code = "invalid_input"
+
+
+class InvalidExam(InvalidInput):
+    """An exam that cannot be graded against."""
+
+    code = "invalid_exam"
+
+
+class KindNotAvailable(InvalidInput):
+    """A kind of batch that this version does not assess."""
+
+    code = "kind_not_available"
+
+
+class UnreadableSubmission(InvalidInput):
+    """A submitted file in which no answers can be read."""
+
+    code = "unreadable_submission"
+
+
+class Unauthenticated(AssayError):
+    """No key, or none that is known and valid."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(AssayError):
+    """A valid key without the scope that the request needs."""
+
+    code = "forbidden"
+
+
+class NotFound(AssayError):
+    """Not there, or another tenant's: the two are not told apart."""
+
+    code = "not_found"
+
+
+class Conflict(AssayError):
+    """Right data at the wrong moment."""
+
+    code = "conflict"
+
+
+class BatchFrozen(Conflict):
+    """Files cannot be added after `complete`."""
+
+    code = "batch_frozen"
+
+
+class EmptyBatch(Conflict):
+    """`complete` on a batch without files."""
+
+    code = "empty_batch"
+
+
+class FileExists(Conflict):
+    """A file of this name and other content is already there."""
+
+    code = "file_exists"
+
+
+class IdempotencyMismatch(Conflict):
+    """An idempotency key was used before with another request."""
+
+    code = "idempotency_mismatch"
+
+
+class IllegalTransition(Conflict):
+    """A move that the state machine's table does not have."""
+
+    code = "illegal_transition"
+
+
+class DigestMismatch(Conflict):
+    """The uploaded bytes are not the ones that the client stated."""
+
+    code = "digest_mismatch"
+
+
+class LimitExceeded(AssayError):
+    """A stated limit was passed; the message names it."""
+
+    code = "limit_exceeded"
+
+
+class Unavailable(AssayError):
+    """Something that the work needs does not answer."""
+
+    code = "unavailable"
+    retryable = True
+    retry_after_seconds = 1.0
+
+
+class PostgresUnavailable(Unavailable):
+    """Postgres does not answer."""
+
+    code = "postgres_unavailable"
+
+
+class PoolExhausted(PostgresUnavailable):
+    """No connection became free in time."""
+
+    code = "pool_exhausted"
+
+
+class RedisUnavailable(Unavailable):
+    """Redis does not answer; what needs it goes on without."""
+
+    code = "redis_unavailable"
+
+
+class ObjectStoreUnavailable(Unavailable):
+    """The object store does not answer."""
+
+    code = "object_store_unavailable"
+
+
+class TemporalUnavailable(Unavailable):
+    """Temporal does not answer."""
+
+    code = "temporal_unavailable"
+    retry_after_seconds = 5.0
+
+
+class ModelUnavailable(Unavailable):
+    """A model's upstream does not answer."""
+
+    code = "model_unavailable"
+
+
+class ModelReplyInvalid(AssayError):
+    """A model answered something that is no answer to the question put."""
+
+    code = "model_reply_invalid"
+
+
+class UnknownModel(AssayError):
+    """No upstream serves a model of that name."""
+
+    code = "unknown_model"
+
+
+class CorruptCheckpoint(AssayError):
+    """A checkpoint that cannot be read back as it was written."""
+
+    code = "corrupt_checkpoint"
+    expected = False
+
+
+class AssessmentInvalid(AssayError):
+    """An assessment that breaks the rubric's bounds."""
+
+    code = "assessment_invalid"
+    expected = False
+
+
+class EpochSuperseded(AssayError):
+    """A newer attempt owns the thread; this one must not write any more."""
+
+    code = "epoch_superseded"
+
+
+class AgentDrained(AssayError):
+    """The worker is shutting down; the next attempt resumes at the checkpoint."""
+
+    code = "agent_drained"
+    retryable = True
+    retry_after_seconds = 0.1
+
+
+class SagaStepRefused(AssayError):
+    """A saga step met an error that is not unreachability; the saga compensates."""
+
+    code = "saga_step_refused"
+    expected = False
+
+
+class Defect(AssayError):
+    """Our own mistake: an error that no class above describes."""
+
+    code = "defect"
+    expected = False

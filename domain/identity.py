@@ -1,0 +1,63 @@
+"""Ids and keys derived from identity, maker and parser side by side; never random."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+_SEGMENT = re.compile(r"^[A-Za-z0-9_.-]+$")
+
+
+def batch_workflow_id(batch_id: str) -> str:
+    """The id of the workflow that runs a batch."""
+    return f"batch/{batch_id}"
+
+
+def window_workflow_id(batch_id: str, generation: int, index: int) -> str:
+    """The id of the workflow that runs one window of a batch."""
+    return f"batch/{batch_id}/g{generation}/window/{index}"
+
+
+def file_workflow_id(batch_id: str, file_id: str) -> str:
+    """The id of the workflow that assesses one file."""
+    return f"batch/{batch_id}/file/{file_id}"
+
+
+def object_key(tenant_id: str, batch_id: str, file_id: str, sha256: str) -> str:
+    """Where a file's bytes are; made of ids alone, so that no path ever comes from a name."""
+    return f"{tenant_id}/{batch_id}/{file_id}/{sha256}"
+
+
+def saga_id(file_id: str, generation: int) -> str:
+    """The id of the saga that persists one assessment."""
+    return f"{file_id}/g{generation}/persist"
+
+
+@dataclass(frozen=True)
+class LogicalStep:
+    """What a model call is for, whoever makes it and however often it is tried (L6)."""
+
+    file_id: str
+    generation: int
+    question_id: str
+    criterion_id: str
+    reader: str
+
+    def call(self, number: int) -> str:
+        """The idempotency key of the step's call of that number, counted from 1."""
+        return f"{self}/{number}"
+
+    def __str__(self) -> str:
+        return f"{self.file_id}/g{self.generation}/{self.question_id}/{self.criterion_id}/{self.reader}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The step that `str` wrote; `ValueError` for anything else."""
+        file_id, generation, question_id, criterion_id, reader = text.split("/")
+        if not re.fullmatch(r"g\d+", generation):
+            raise ValueError(f"{generation!r} is no generation; it looks like g1")
+        return cls(file_id, int(generation[1:]), question_id, criterion_id, reader)
+
+
+def is_segment(text: str) -> bool:
+    """Whether the text may stand between slashes in an id."""
+    return _SEGMENT.match(text) is not None

@@ -1,0 +1,458 @@
+"""The ports: what one station may ask of another, whoever stands behind it."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from domain.assessment import Assessment
+from domain.batch import AgentState, Batch, BatchOpening, Counts, Progress, ProgressEvent, StoredFile
+from domain.completion import CompletionReply, CompletionRequest
+from domain.exam import Exam
+from domain.states import BatchState
+
+
+class Clock(Protocol):
+    """The time, so that tests can hold it."""
+
+    def now(self) -> datetime:
+        """The present moment, in UTC."""
+        ...
+
+
+class Models(Protocol):
+    """The door to every model; the gateway stands here."""
+
+    async def complete(self, request: CompletionRequest) -> CompletionReply:
+        """One reply with its usage; raises `ModelUnavailable` or `UnknownModel`."""
+        ...
+
+
+# --- the agent -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AgentRun:
+    """One attempt at one agent's work: whose thread, in which epoch, on what."""
+
+    thread_id: str
+    epoch: int
+    file_id: str
+    generation: int
+    model: str
+    exam: Exam
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AgentOutcome:
+    """What an agent's run ended with; `restarted` when a corrupt checkpoint was thrown away."""
+
+    assessment: Assessment
+    state: AgentState
+    restarted: bool = False
+
+
+class GradingAgent(Protocol):
+    """Grades one submission, resuming where an earlier attempt was."""
+
+    async def assess(
+        self,
+        run: AgentRun,
+        *,
+        on_state: Callable[[AgentState], None],
+        on_restart: Callable[[str], None],
+        draining: Callable[[], bool],
+    ) -> AgentOutcome:
+        """Grade; `on_state` hears every durable step, `draining` asks the run to stop at the next one.
+
+        Raises `AgentDrained` when it stopped for that reason.
+        """
+        ...
+
+
+class Threads(Protocol):
+    """The agents' checkpoint threads and their epochs (G2.5)."""
+
+    async def begin(self, start: "AssessmentStart") -> int | None:
+        """Take the thread's next epoch and mark the file running, in one transaction.
+
+        `None` when the file's generation has reached a final state already.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AssessmentStart:
+    """An attempt at a submission begins."""
+
+    file_id: str
+    generation: int
+    thread_id: str
+    workflow_id: str
+    first_execution_run_id: str
+
+
+# --- what outlives a process ---------------------------------------------------------------------
+
+
+class Exams(Protocol):
+    """Exams with their versioned rubrics."""
+
+    async def create(self, tenant_id: str, exam: Exam) -> Exam:
+        """Store a new exam with rubric version 1; answers it with its id."""
+        ...
+
+    async def read(self, exam_id: str, rubric_version: int | None = None) -> Exam:
+        """The exam at a rubric version, the newest by default; raises `NotFound`."""
+        ...
+
+    async def read_of_tenant(self, tenant_id: str, exam_id: str) -> Exam:
+        """The tenant's exam at its newest version; raises `NotFound`."""
+        ...
+
+    async def list_of_tenant(self, tenant_id: str, page: int, page_size: int) -> tuple[list[Exam], int]:
+        """One page of exams without their questions, newest first, and how many there are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file whose bytes are in the object store and whose row is to be written."""
+
+    file_id: str
+    name: str
+    object_key: str
+    size_bytes: int
+    sha256: str
+    vehicle_id: str = ""
+    vin: str = ""
+
+
+@dataclass(frozen=True)
+class StoredUpload:
+    """The row that an upload ended as; `replaced_object_key` may be deleted now."""
+
+    file: StoredFile
+    created: bool
+    replaced_object_key: str | None = None
+
+
+class Batches(Protocol):
+    """Batches and their files; each transition is one transaction with its event."""
+
+    async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str) -> Batch:
+        """A new pending batch; raises `NotFound` for an exam that the tenant does not have."""
+        ...
+
+    async def read(self, tenant_id: str, batch_id: str) -> Batch:
+        """The tenant's batch; raises `NotFound`."""
+        ...
+
+    async def list_of_tenant(
+        self, tenant_id: str, page: int, page_size: int, state: BatchState | None
+    ) -> tuple[list[Batch], int]:
+        """One page of batches, newest first, and how many there are."""
+        ...
+
+    async def check_accepts(self, tenant_id: str, batch_id: str, name: str) -> Batch:
+        """The batch, if it takes files still; raises `BatchFrozen`, `LimitExceeded` or `NotFound`."""
+        ...
+
+    async def add_file(
+        self, tenant_id: str, batch_id: str, upload: Upload, *, overwrite: bool
+    ) -> StoredUpload:
+        """Write the file's row; same name and content is a no-op, other content `FileExists`."""
+        ...
+
+    async def complete(self, tenant_id: str, batch_id: str) -> Batch:
+        """Freeze the files and number them; a batch already frozen is answered as it is."""
+        ...
+
+    async def cancel_before_start(self, tenant_id: str, batch_id: str) -> Batch | None:
+        """Cancel a batch that no workflow runs yet; `None` if one does."""
+        ...
+
+    async def files(
+        self, tenant_id: str, batch_id: str, page: int, page_size: int
+    ) -> tuple[list[StoredFile], int]:
+        """One page of files in the order of their names, and how many there are."""
+        ...
+
+    async def file(self, tenant_id: str, batch_id: str, file_id: str) -> StoredFile:
+        """One file; raises `NotFound`."""
+        ...
+
+    async def progress(self, batch_id: str) -> Progress:
+        """Counts by state from Postgres, the truth."""
+        ...
+
+    async def events_after(self, batch_id: str, number: int, limit: int) -> list[ProgressEvent]:
+        """Numbered events after that number, in order."""
+        ...
+
+
+class Results(Protocol):
+    """The results of grading."""
+
+    async def of_submission(self, submission_id: str) -> list[dict[str, Any]]:
+        """The submission's question results as plain data, in the exam's order."""
+        ...
+
+    async def report(self, batch_id: str) -> dict[str, Any]:
+        """The batch's report, computed from rows."""
+        ...
+
+
+class ReportCache(Protocol):
+    """Reports for ten minutes; absence is never an error."""
+
+    async def read(self, batch_id: str) -> dict[str, Any] | None:
+        """The cached report, or `None` (also when Redis is gone)."""
+        ...
+
+    async def write(self, batch_id: str, report: Mapping[str, Any]) -> None:
+        """Cache the report, if that is possible."""
+        ...
+
+    async def forget(self, batch_id: str) -> None:
+        """Drop the cached report, if that is possible."""
+        ...
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request: a key of one tenant with scopes."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+
+class Keys(Protocol):
+    """API keys; only their hashes are stored."""
+
+    async def authenticate(self, secret: str) -> Caller:
+        """The caller of that key; raises `Unauthenticated`."""
+        ...
+
+
+class IdempotencyKeys(Protocol):
+    """Answers of creating requests, for their repetition."""
+
+    async def claim(self, tenant_id: str, key: str, request_sha256: str) -> str | None:
+        """The id that this key created before, or `None` for a first use; raises `IdempotencyMismatch`."""
+        ...
+
+    async def remember(self, tenant_id: str, key: str, created_id: str) -> None:
+        """Bind the key to what it created."""
+        ...
+
+
+class Objects(Protocol):
+    """The object store: files by key."""
+
+    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store a stream in parts with constant memory; an error on the way leaves no object."""
+        ...
+
+    async def read(self, key: str) -> bytes:
+        """The whole object; raises `NotFound`."""
+        ...
+
+    async def rename(self, source: str, target: str) -> None:
+        """Move an object; the target is overwritten."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; absence is no error."""
+        ...
+
+
+class ProgressBell(Protocol):
+    """Wakes whoever watches a batch; a bell that cannot ring is no error, Postgres has the events."""
+
+    async def wait(self, batch_id: str, timeout_seconds: float) -> bool:
+        """Wait for the batch's bell; `False` after the time."""
+        ...
+
+
+class Orchestrator(Protocol):
+    """Temporal, as the API sees it."""
+
+    async def start_batch(self, batch: Batch) -> None:
+        """Start the batch's workflow, once however often it is asked; raises `TemporalUnavailable`."""
+        ...
+
+    async def cancel_batch(self, batch_id: str) -> None:
+        """Ask the batch's workflow to cancel; raises `TemporalUnavailable`."""
+        ...
+
+    async def agent_state(self, workflow_id: str) -> AgentState:
+        """The workflow's own word on its agent; raises `NotFound` or `TemporalUnavailable`."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises `TemporalUnavailable`."""
+        ...
+
+
+class Pinged(Protocol):
+    """A resource that can say whether it is there."""
+
+    async def ping(self) -> None:
+        """Raises the resource's `Unavailable`."""
+        ...
+
+
+# --- what activities ask for ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SubmissionRef:
+    """What an attempt needs to find a submission and its exam."""
+
+    file_id: str
+    name: str
+    object_key: str
+    exam_id: str
+    rubric_version: int
+
+
+class Submissions(Protocol):
+    """Submissions and the outcomes of assessing them."""
+
+    async def find(self, file_id: str) -> SubmissionRef:
+        """Where the submission and its exam are; raises `NotFound`."""
+        ...
+
+    async def propose(
+        self, file_id: str, generation: int, thread_id: str, epoch: int, assessment: Assessment
+    ) -> None:
+        """Store an assessment, not yet official; raises `EpochSuperseded` for an older epoch."""
+        ...
+
+    async def note_restart(self, file_id: str, reason: str) -> None:
+        """Say in the file's history that its agent started afresh."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became official."""
+
+    score: float
+    max_score: float
+    needs_review: bool
+
+
+class Assessments(Protocol):
+    """The persisting saga's steps in Postgres, each beside its opposite; all idempotent (G4)."""
+
+    async def record(self, file_id: str, generation: int, thread_id: str) -> Recorded:
+        """Results, submission status, saga row and outbox event in one transaction."""
+        ...
+
+    async def erase(self, file_id: str, generation: int, reason: str) -> None:
+        """Undo `record`, with an `AssessmentRetracted` event."""
+        ...
+
+    async def mark_step(self, file_id: str, generation: int, step: str, status: str) -> None:
+        """Write a step's status into the saga's row."""
+        ...
+
+    async def step_status(self, file_id: str, generation: int, step: str) -> str:
+        """What the saga's row says of a step."""
+        ...
+
+    async def finish(self, file_id: str, generation: int) -> None:
+        """The saga is completed and so is the file, in one transaction."""
+        ...
+
+    async def fail(self, file_id: str, generation: int, code: str, message: str) -> None:
+        """The file ends `failed`, unless it has ended."""
+        ...
+
+    async def cancel(self, file_id: str, generation: int) -> None:
+        """The file ends `cancelled`, unless it has ended."""
+        ...
+
+
+class ResultCache(Protocol):
+    """Hot results of one submission (G3.5)."""
+
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]]) -> None:
+        """Cache each question's result for an hour; raises `RedisUnavailable` or the driver's refusal."""
+        ...
+
+    async def read(self, submission_id: str, question_ids: Sequence[str]) -> list[dict[str, Any]] | None:
+        """All of them, or `None` if one is missing or Redis is gone."""
+        ...
+
+    async def forget(self, submission_id: str, question_ids: Sequence[str]) -> None:
+        """Drop them; raises `RedisUnavailable`."""
+        ...
+
+
+class Barrier(Protocol):
+    """The batch's set of finished files in Redis: fast, and never the truth (B4)."""
+
+    async def arrive(self, batch_id: str, file_id: str) -> int:
+        """1 for a file's first arrival, 0 for a repetition; raises `RedisUnavailable`."""
+        ...
+
+    async def count(self, batch_id: str) -> int:
+        """How many have arrived; raises `RedisUnavailable`."""
+        ...
+
+    async def rebuild(self, batch_id: str, file_ids: Sequence[str]) -> int:
+        """Put in what Postgres knows; answers the count."""
+        ...
+
+
+class StatePublisher(Protocol):
+    """Live states of agents, in Redis for a day."""
+
+    async def publish(self, workflow_id: str, submission_id: str, state: AgentState) -> None:
+        """Show the state, if that is possible; never raises for an absent Redis."""
+        ...
+
+
+class Bell(Protocol):
+    """Tells the relay that events wait."""
+
+    async def ring(self) -> None:
+        """Raises `RedisUnavailable`; the events wait in the outbox all the same."""
+        ...
+
+
+class BatchRuns(Protocol):
+    """The moves of a running batch, each one transaction with its events."""
+
+    async def begin_scattering(self, batch_id: str) -> None:
+        """uploaded → scattering; a repetition is a no-op."""
+        ...
+
+    async def queue_window(self, batch_id: str, first: int, last: int) -> list[str]:
+        """Queue the files with these ordinals, both included; answers their ids in order."""
+        ...
+
+    async def open_barrier(self, batch_id: str) -> Counts:
+        """scattering → scattered, once every file is final; a repetition is a no-op."""
+        ...
+
+    async def gather(self, batch_id: str) -> Counts:
+        """scattered → gathering → gathered: the files' outcomes counted."""
+        ...
+
+    async def finish(self, batch_id: str) -> BatchState:
+        """gathered → completed, partial or failed, with `ReportReady`."""
+        ...
+
+    async def cancel(self, batch_id: str) -> Counts:
+        """The batch and all its unfinished files end `cancelled`."""
+        ...
+
+    async def finished_files(self, batch_id: str) -> list[str]:
+        """The ids of files in a final state."""
+        ...
