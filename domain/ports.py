@@ -9,7 +9,7 @@ from domain.assessment import Assessment
 from domain.batch import AgentState, Batch, BatchOpening, Counts, Progress, ProgressEvent, StoredFile
 from domain.completion import CompletionReply, CompletionRequest
 from domain.exam import Exam
-from domain.states import BatchState
+from domain.states import BatchState, FileState
 
 
 class Clock(Protocol):
@@ -138,6 +138,14 @@ class StoredUpload:
     replaced_object_key: str | None = None
 
 
+@dataclass(frozen=True)
+class EventPosition:
+    """How far a batch's events are numbered; `unnumbered` ones are written and wait for the relay."""
+
+    last_number: int
+    unnumbered: int
+
+
 class Batches(Protocol):
     """Batches and their files; each transition is one transaction with its event."""
 
@@ -183,8 +191,16 @@ class Batches(Protocol):
         """One file; raises `NotFound`."""
         ...
 
+    async def submission(self, tenant_id: str, file_id: str) -> StoredFile:
+        """The tenant's file, whichever batch it is in; raises `NotFound`."""
+        ...
+
     async def progress(self, batch_id: str) -> Progress:
         """Counts by state from Postgres, the truth."""
+        ...
+
+    async def event_position(self, batch_id: str, file_id: str | None = None) -> EventPosition:
+        """The batch's last number, and how many events (of that file, if one is named) have none yet."""
         ...
 
     async def events_after(self, batch_id: str, number: int, limit: int) -> list[ProgressEvent]:
@@ -199,8 +215,8 @@ class Results(Protocol):
         """The submission's question results as plain data, in the exam's order."""
         ...
 
-    async def report(self, batch_id: str) -> dict[str, Any]:
-        """The batch's report, computed from rows."""
+    async def report(self, tenant_id: str, batch_id: str) -> dict[str, Any]:
+        """The batch's report, computed from rows; raises `NotFound`."""
         ...
 
 
@@ -246,6 +262,10 @@ class IdempotencyKeys(Protocol):
 
     async def remember(self, tenant_id: str, key: str, created_id: str) -> None:
         """Bind the key to what it created."""
+        ...
+
+    async def release(self, tenant_id: str, key: str) -> None:
+        """Forget a claim that created nothing, so that the request can be repeated."""
         ...
 
 
@@ -317,6 +337,7 @@ class SubmissionRef:
     object_key: str
     exam_id: str
     rubric_version: int
+    state: FileState
 
 
 class Submissions(Protocol):
@@ -355,14 +376,6 @@ class Assessments(Protocol):
 
     async def erase(self, file_id: str, generation: int, reason: str) -> None:
         """Undo `record`, with an `AssessmentRetracted` event."""
-        ...
-
-    async def mark_step(self, file_id: str, generation: int, step: str, status: str) -> None:
-        """Write a step's status into the saga's row."""
-        ...
-
-    async def step_status(self, file_id: str, generation: int, step: str) -> str:
-        """What the saga's row says of a step."""
         ...
 
     async def finish(self, file_id: str, generation: int) -> None:
@@ -426,6 +439,14 @@ class Bell(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a batch's files: the ids still to assess, in order, and how the others ended."""
+
+    file_ids: list[str]
+    ended: dict[str, int]
+
+
 class BatchRuns(Protocol):
     """The moves of a running batch, each one transaction with its events."""
 
@@ -433,8 +454,8 @@ class BatchRuns(Protocol):
         """uploaded → scattering; a repetition is a no-op."""
         ...
 
-    async def queue_window(self, batch_id: str, first: int, last: int) -> list[str]:
-        """Queue the files with these ordinals, both included; answers their ids in order."""
+    async def queue_window(self, batch_id: str, first: int, last: int) -> "Window":
+        """Queue the files with these ordinals, both included."""
         ...
 
     async def open_barrier(self, batch_id: str) -> Counts:
@@ -449,8 +470,8 @@ class BatchRuns(Protocol):
         """gathered → completed, partial or failed, with `ReportReady`."""
         ...
 
-    async def cancel(self, batch_id: str) -> Counts:
-        """The batch and all its unfinished files end `cancelled`."""
+    async def end_early(self, batch_id: str, target: BatchState, code: str | None) -> Counts:
+        """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`; idempotent."""
         ...
 
     async def finished_files(self, batch_id: str) -> list[str]:

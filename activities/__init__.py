@@ -1,0 +1,1 @@
+"""What touches the world: small, idempotent, heartbeating activities over ports."""

@@ -1,0 +1,166 @@
+"""Assess one submission: the agent's whole run is this one activity (station 4)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from temporalio import activity
+from temporalio.service import RPCError
+
+from domain.batch import AgentState
+from domain.errors import EpochSuperseded
+from domain.ports import (
+    AgentRun,
+    AssessmentStart,
+    Exams,
+    GradingAgent,
+    Objects,
+    StatePublisher,
+    Submissions,
+    Threads,
+)
+from domain.states import FILE_MACHINE
+from domain.submission import read_submission
+
+
+@dataclass
+class AssessInput:
+    """Which submission, in which generation, by which model; ids only."""
+
+    tenant_id: str
+    batch_id: str
+    file_id: str
+    generation: int
+    model: str
+    first_execution_run_id: str
+    trace_id: str = ""
+    #: the workflow hears of the agent's state at most once in this time (G2.2)
+    state_interval_seconds: float = 30.0
+
+
+@dataclass
+class AssessResult:
+    """Where the agent ended; `ended` is set instead if the file had reached a final state before."""
+
+    state: AgentState = field(default_factory=AgentState)
+    ended: str | None = None
+
+
+@dataclass(frozen=True)
+class AssessActivities:
+    """The agent's activity and what it needs."""
+
+    threads: Threads
+    submissions: Submissions
+    exams: Exams
+    objects: Objects
+    agent: GradingAgent
+    states: StatePublisher
+
+    @activity.defn
+    async def assess_submission(self, input: AssessInput) -> AssessResult:  # noqa: A002  # shown in the Web UI
+        """Grade the submission, resuming an earlier attempt's work, and propose the assessment."""
+        submission = await self.submissions.find(input.file_id)
+        if submission.state in FILE_MACHINE.final:
+            return AssessResult(ended=submission.state)
+        info = activity.info()
+        thread_id = info.workflow_run_id or ""
+        epoch = await self.threads.begin(
+            AssessmentStart(
+                file_id=input.file_id,
+                generation=input.generation,
+                thread_id=thread_id,
+                workflow_id=info.workflow_id or "",
+                first_execution_run_id=input.first_execution_run_id,
+            )
+        )
+        if epoch is None:
+            raise EpochSuperseded(f"File {input.file_id} is not open in generation {input.generation}.")
+        async with _reporting(self.states, input) as reporter:
+            exam = await self.exams.read(submission.exam_id, submission.rubric_version)
+            content = await self.objects.read(submission.object_key)
+            answers = read_submission(submission.name, content, [question.id for question in exam.questions])
+            restarts: list[str] = []
+            outcome = await self.agent.assess(
+                AgentRun(thread_id, epoch, input.file_id, input.generation, input.model, exam, answers),
+                on_state=reporter.note,
+                on_restart=restarts.append,
+                draining=activity.is_worker_shutdown,
+            )
+            for reason in restarts:
+                structlog.get_logger("assay.agents").warning("agent_restarted", reason=reason)
+                await self.submissions.note_restart(input.file_id, reason)
+            await self.submissions.propose(
+                input.file_id, input.generation, thread_id, epoch, outcome.assessment
+            )
+        await self.states.publish(info.workflow_id or "", input.file_id, outcome.state)
+        return AssessResult(state=outcome.state)
+
+
+@asynccontextmanager
+async def _reporting(states: StatePublisher, input_: AssessInput) -> "AsyncIterator[_StateReporter]":
+    reporter = _StateReporter(states, input_)
+    tasks = [asyncio.create_task(reporter.beat()), asyncio.create_task(reporter.tell())]
+    try:
+        yield reporter
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _StateReporter:
+    """Tells Temporal's heartbeat, Redis and, coalesced, the workflow where the agent is.
+
+    Two tasks: nothing that waits for Redis or for the server may hold up a heartbeat (G2.3).
+    """
+
+    def __init__(self, states: StatePublisher, input_: AssessInput) -> None:
+        self._states = states
+        self._input = input_
+        self._state = AgentState(thread_id=activity.info().workflow_run_id or "", stage="starting")
+        self._changed = asyncio.Event()
+
+    def note(self, state: AgentState) -> None:
+        """Hear of a durable step."""
+        self._state = state
+        self._changed.set()
+        activity.heartbeat(vars(state))
+
+    async def beat(self) -> None:
+        """Heartbeat four times in each heartbeat timeout, also while a model call is pending."""
+        timeout = activity.info().heartbeat_timeout or timedelta(seconds=10)
+        while True:
+            activity.heartbeat(vars(self._state))
+            await asyncio.sleep(timeout.total_seconds() / 4)
+
+    async def tell(self) -> None:
+        """Show each new state in Redis, and to the workflow at most once in the interval."""
+        loop = asyncio.get_running_loop()
+        signal_at = loop.time() + self._input.state_interval_seconds
+        signalled = self._state
+        while True:
+            wait = None if signalled is self._state else max(0.0, signal_at - loop.time())
+            try:
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+                self._changed.clear()
+                await self._states.publish(
+                    activity.info().workflow_id or "", self._input.file_id, self._state
+                )
+            except TimeoutError:
+                signalled, signal_at = self._state, loop.time() + self._input.state_interval_seconds
+                await _signal(signalled)
+
+
+async def _signal(state: AgentState) -> None:
+    info = activity.info()
+    handle = activity.client().get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
+    try:
+        await handle.signal("agent_state", state, rpc_timeout=timedelta(seconds=5))
+    except RPCError as error:
+        # the next interval tells it, and the result at the latest
+        structlog.get_logger("assay.agents").info("state_not_signalled", reason=str(error))

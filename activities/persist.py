@@ -1,0 +1,142 @@
+"""The persisting saga's steps, each beside its opposite (station 7, G4.1).
+
+Every step and every compensation may run any number of times. An unreachable Redis fails none of them;
+an error that is not unreachability does.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+from temporalio import activity
+
+from domain.errors import AssayError, RedisUnavailable, SagaStepRefused, Unavailable
+from domain.ports import Assessments, Barrier, Bell, ResultCache, Results
+
+
+@dataclass
+class PersistInput:
+    """Whose assessment, in which generation, by which thread."""
+
+    tenant_id: str
+    batch_id: str
+    file_id: str
+    generation: int
+    thread_id: str
+    trace_id: str = ""
+    reason: str = ""
+
+
+@dataclass
+class RecordResult:
+    """What became official."""
+
+    score: float
+    max_score: float
+    needs_review: bool
+
+
+@dataclass
+class FailureInput:
+    """A file that ends without an assessment, and why."""
+
+    tenant_id: str
+    batch_id: str
+    file_id: str
+    generation: int
+    code: str
+    message: str
+    trace_id: str = ""
+
+
+@dataclass(frozen=True)
+class PersistActivities:
+    """The saga's activities and what they need."""
+
+    assessments: Assessments
+    results: Results
+    cache: ResultCache
+    barrier: Barrier
+    bell: Bell
+
+    @activity.defn
+    async def record_results(self, input: PersistInput) -> RecordResult:  # noqa: A002  # shown in the Web UI
+        """Results, submission status and event, all or nothing; this step decides."""
+        recorded = await self.assessments.record(input.file_id, input.generation, input.thread_id)
+        return RecordResult(**vars(recorded))
+
+    @activity.defn
+    async def erase_results(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+        """Undo `record_results`, and say so with an event."""
+        await self.assessments.erase(input.file_id, input.generation, input.reason)
+
+    @activity.defn
+    async def cache_results(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+        """Write the results through to the cache; afterwards the entries are right or absent."""
+        results = await self.results.of_submission(input.file_id)
+        try:
+            await self.cache.write(input.file_id, results)
+        except RedisUnavailable:
+            return  # absent: readers go to Postgres
+        except Unavailable:
+            raise
+        except Exception as error:
+            raise _refused("cache_results", error) from error
+
+    @activity.defn
+    async def evict_results(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+        """Undo `cache_results`."""
+        results = await self.results.of_submission(input.file_id)
+        try:
+            await self.cache.forget(input.file_id, [each["question_id"] for each in results])
+        except RedisUnavailable:
+            return  # gone with the server, or expired within the hour
+
+    @activity.defn
+    async def ring_bell(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+        """Count the file in, wake the relay, and complete saga and file."""
+        try:
+            await self.barrier.arrive(input.batch_id, input.file_id)
+            await self.bell.ring()
+        except RedisUnavailable:
+            structlog.get_logger("assay.saga").info("bell_silent")  # the relay polls, Postgres counts
+        except Unavailable:
+            raise
+        except Exception as error:
+            raise _refused("ring_bell", error) from error
+        await self.assessments.finish(input.file_id, input.generation)
+
+    @activity.defn
+    async def ring_retraction(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+        """Undo `ring_bell`: whoever heard of the assessment hears that it was retracted."""
+        await self._ring_quietly()
+
+    @activity.defn
+    async def fail_file(self, input: FailureInput) -> None:  # noqa: A002  # shown in the Web UI
+        """The file ends `failed` with a code, unless it has ended."""
+        await self.assessments.fail(input.file_id, input.generation, input.code, input.message)
+        await self._count_in(input)
+
+    @activity.defn
+    async def cancel_file(self, input: FailureInput) -> None:  # noqa: A002  # shown in the Web UI
+        """The file ends `cancelled`, unless it has ended."""
+        await self.assessments.cancel(input.file_id, input.generation)
+        await self._count_in(input)
+
+    async def _count_in(self, input_: FailureInput) -> None:
+        try:
+            await self.barrier.arrive(input_.batch_id, input_.file_id)
+        except RedisUnavailable:
+            return  # rebuilt from Postgres when the barrier opens
+        await self._ring_quietly()
+
+    async def _ring_quietly(self) -> None:
+        try:
+            await self.bell.ring()
+        except RedisUnavailable:
+            return  # the relay polls
+
+
+def _refused(step: str, error: Exception) -> AssayError:
+    if isinstance(error, AssayError):
+        return error
+    return SagaStepRefused(f"{step}: {type(error).__name__}: {error}"[:500])

@@ -1,0 +1,1 @@
+"""What outlives a process: Postgres, the truth; Redis, a cache and a bell; objects."""

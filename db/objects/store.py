@@ -1,0 +1,68 @@
+"""Files by key, written as streams of parts."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError, GenericError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from domain.errors import NotFound, ObjectStoreUnavailable
+
+PART_BYTES = 5 * 1024 * 1024
+
+
+class ObjectStoreFiles:
+    """Objects by key; keys are made of ids (`domain.identity.object_key`), never of names."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def at(cls, url: str) -> "ObjectStoreFiles":
+        """The store at a `file://` or `s3://` address; a local folder is made."""
+        if url.startswith("file://"):
+            folder = Path(url.removeprefix("file://"))
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return cls(LocalStore(folder))
+        return cls(from_url(url))
+
+    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store a stream in parts with constant memory; an error on the way leaves no object."""
+        with _translated(key):
+            await obstore.put_async(self._store, key, chunks, chunk_size=PART_BYTES, use_multipart=True)
+
+    async def read(self, key: str) -> bytes:
+        """The whole object; raises `NotFound`."""
+        with _translated(key):
+            result = await obstore.get_async(self._store, key)
+            return bytes(await result.bytes_async())
+
+    async def rename(self, source: str, target: str) -> None:
+        """Move an object; the target is overwritten."""
+        with _translated(source):
+            await obstore.rename_async(self._store, source, target, overwrite=True)
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; absence is no error."""
+        try:
+            with _translated(key):
+                await obstore.delete_async(self._store, key)
+        except NotFound:
+            return
+
+    async def ping(self) -> None:
+        """Raises `ObjectStoreUnavailable`."""
+        with _translated(""):
+            await obstore.list_with_delimiter_async(self._store, "ping")
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no object {key}.") from error
+    except (GenericError, BaseError, OSError) as error:
+        raise ObjectStoreUnavailable(f"The object store does not answer: {str(error)[:200]}") from error

@@ -1,0 +1,1 @@
+"""Postgres: one module per subject, with its SQL beside its mapper."""

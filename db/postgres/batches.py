@@ -1,0 +1,522 @@
+"""Batches and files: each move of a state machine is one transaction with its event."""
+
+from collections import Counter
+from datetime import UTC
+from typing import Any
+
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from db.postgres.pool import Connection, Postgres
+from domain.batch import (
+    MAX_FILES,
+    Batch,
+    BatchKind,
+    BatchOpening,
+    Counts,
+    EventType,
+    Progress,
+    ProgressEvent,
+    StoredFile,
+)
+from domain.errors import BatchFrozen, Conflict, EmptyBatch, FileExists, LimitExceeded, NotFound
+from domain.ports import StoredUpload, Upload, Window
+from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
+
+_BATCH_COLUMNS = """
+id, tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status, generation,
+total_files, expected_workers, max_concurrent, limit_nanodollars, trace_id, failure_code, created_at, updated_at
+"""
+_FILE_COLUMNS = """
+f.id, f.batch_id, f.tenant_id, f.name, f.ordinal, f.size_bytes, f.sha256, f.object_key, f.state, f.generation,
+f.created_at, f.updated_at, f.workflow_id, f.run_id, f.failure_code, f.failure_message, f.vehicle_id, f.vin,
+s.score, s.max_score, coalesce(s.needs_review, false) AS needs_review
+"""
+
+OPEN_SQL = f"""
+INSERT INTO batches (tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status,
+                     expected_workers, max_concurrent, limit_nanodollars, trace_id)
+VALUES (%(tenant_id)s, %(kind)s, %(name)s, %(exam_id)s, %(rubric_version)s, %(baseline)s, %(model)s,
+        %(vehicle_id)s, %(vin)s, %(status)s, %(expected_workers)s, %(max_concurrent)s, %(limit_nanodollars)s,
+        %(trace_id)s)
+RETURNING {_BATCH_COLUMNS}
+"""
+NEWEST_RUBRIC_SQL = """
+SELECT max(r.version) AS version FROM exams e JOIN rubrics r ON r.exam_id = e.id
+WHERE e.id = %s AND e.tenant_id = %s HAVING max(r.version) IS NOT NULL
+"""
+READ_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s"
+SHARE_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s FOR SHARE"
+LOCK_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s FOR UPDATE"
+LIST_BATCHES_SQL = f"""
+SELECT {_BATCH_COLUMNS} FROM batches
+WHERE tenant_id = %(tenant_id)s AND (%(state)s::text IS NULL OR status = %(state)s)
+ORDER BY created_at DESC, id LIMIT %(limit)s OFFSET %(offset)s
+"""
+COUNT_BATCHES_SQL = """
+SELECT count(*) AS total FROM batches
+WHERE tenant_id = %(tenant_id)s AND (%(state)s::text IS NULL OR status = %(state)s)
+"""
+MOVE_BATCH_SQL = """
+UPDATE batches SET status = %(target)s, updated_at = now() WHERE id = %(batch_id)s
+"""
+TELL_SQL = """
+INSERT INTO progress_events (batch_id, file_id, event_type, data) VALUES (%s, %s, %s, %s)
+"""
+COUNT_FILES_SQL = "SELECT count(*) AS total FROM files WHERE batch_id = %s"
+FREEZE_FILES_SQL = """
+UPDATE files SET ordinal = numbered.ordinal, updated_at = now()
+FROM (SELECT id, row_number() OVER (ORDER BY name) AS ordinal FROM files WHERE batch_id = %(batch_id)s) numbered
+WHERE files.id = numbered.id
+"""
+FREEZE_BATCH_SQL = "UPDATE batches SET total_files = %s WHERE id = %s"
+MAKE_SUBMISSIONS_SQL = """
+INSERT INTO submissions (id, batch_id) SELECT id, batch_id FROM files WHERE batch_id = %s ON CONFLICT DO NOTHING
+"""
+ADD_FILE_SQL = """
+INSERT INTO files (id, batch_id, tenant_id, name, size_bytes, sha256, object_key, vehicle_id, vin, state)
+VALUES (%(file_id)s, %(batch_id)s, %(tenant_id)s, %(name)s, %(size_bytes)s, %(sha256)s, %(object_key)s,
+        %(vehicle_id)s, %(vin)s, %(state)s)
+ON CONFLICT (batch_id, name) DO NOTHING
+"""
+FILE_BY_NAME_SQL = f"""
+SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
+WHERE f.batch_id = %s AND f.name = %s FOR UPDATE OF f
+"""
+REPLACE_FILE_SQL = """
+UPDATE files SET size_bytes = %s, sha256 = %s, object_key = %s, updated_at = now() WHERE id = %s
+"""
+LIST_FILES_SQL = f"""
+SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
+WHERE f.batch_id = %s ORDER BY f.name LIMIT %s OFFSET %s
+"""
+READ_FILE_SQL = f"""
+SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
+WHERE f.id = %s AND f.batch_id = %s AND f.tenant_id = %s
+"""
+COUNTS_SQL = """
+SELECT b.status, b.updated_at, f.state, f.files, f.changed_at
+FROM batches b
+LEFT JOIN (SELECT state, count(*) AS files, max(updated_at) AS changed_at
+           FROM files WHERE batch_id = %(batch_id)s GROUP BY state) f ON true
+WHERE b.id = %(batch_id)s
+"""
+EVENTS_SQL = """
+SELECT event_id, event_type, batch_id, number, occurred_at, file_id, data FROM progress_events
+WHERE batch_id = %s AND number > %s ORDER BY number LIMIT %s
+"""
+QUEUE_WINDOW_SQL = """
+WITH moved AS (
+    UPDATE files SET state = 'queued', updated_at = now()
+    WHERE batch_id = %(batch_id)s AND ordinal BETWEEN %(first)s AND %(last)s AND state = ANY(%(origins)s)
+    RETURNING id
+)
+INSERT INTO progress_events (batch_id, file_id, event_type)
+SELECT %(batch_id)s, id, 'FileScattered' FROM moved
+"""
+WINDOW_SQL = """
+SELECT id, state FROM files WHERE batch_id = %s AND ordinal BETWEEN %s AND %s ORDER BY ordinal
+"""
+CANCEL_FILES_SQL = """
+WITH before AS (
+    SELECT id, state FROM files WHERE batch_id = %(batch_id)s AND NOT state = ANY(%(final)s) FOR UPDATE
+), moved AS (
+    UPDATE files SET state = 'cancelled', updated_at = now() FROM before WHERE files.id = before.id
+)
+INSERT INTO progress_events (batch_id, file_id, event_type, data)
+SELECT %(batch_id)s, id, 'StatusChanged',
+       jsonb_build_object('machine', 'file', 'from', state, 'to', 'cancelled') FROM before
+"""
+SET_PROCESSED_SQL = "UPDATE batches SET processed_files = %s WHERE id = %s"
+END_EARLY_SQL = "UPDATE batches SET processed_files = %s, failure_code = %s WHERE id = %s"
+FINISHED_FILES_SQL = "SELECT id FROM files WHERE batch_id = %s AND state = ANY(%s)"
+BATCH_IDS_BY_STATE_SQL = (
+    "SELECT status, count(*) AS batches FROM batches WHERE tenant_id = %s GROUP BY status"
+)
+FILES_BY_STATE_SQL = "SELECT state, count(*) AS files FROM files WHERE tenant_id = %s GROUP BY state"
+
+_FINAL_FILE = sorted(FILE_MACHINE.final)
+#: how far a batch has come; every final state is past every running one
+_ORDER = {
+    state: rank
+    for rank, state in enumerate(
+        (
+            BatchState.PENDING,
+            BatchState.UPLOADED,
+            BatchState.SCATTERING,
+            BatchState.SCATTERED,
+            BatchState.GATHERING,
+            BatchState.GATHERED,
+            BatchState.DIAGNOSING,
+        )
+    )
+} | dict.fromkeys(BATCH_MACHINE.final, 100)
+
+
+class PostgresBatches:
+    """Batches and their files, as the API asks for them."""
+
+    def __init__(self, postgres: Postgres, *, max_files: int = MAX_FILES) -> None:
+        self._postgres = postgres
+        self._max_files = max_files
+
+    async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str) -> Batch:
+        """A new pending batch; raises `NotFound` for an exam that the tenant does not have."""
+        async with self._postgres.transaction() as connection:
+            version = await self._rubric_version(connection, tenant_id, opening)
+            cursor = await connection.execute(
+                OPEN_SQL,
+                {
+                    **vars(opening),
+                    "tenant_id": tenant_id,
+                    "rubric_version": version,
+                    "status": BATCH_MACHINE.initial,
+                    "trace_id": trace_id,
+                },
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            batch = _batch(row)
+            await _tell(connection, batch.id, EventType.BATCH_CREATED, kind=opening.kind)
+            return batch
+
+    async def _rubric_version(self, connection: Connection, tenant_id: str, opening: BatchOpening) -> int:
+        if opening.exam_id is None:
+            return 1
+        cursor = await connection.execute(NEWEST_RUBRIC_SQL, [opening.exam_id, tenant_id])
+        row = await cursor.fetchone()
+        if row is None:
+            raise NotFound(f"There is no exam {opening.exam_id}.", field="exam_id")
+        version: int = row["version"]
+        return version
+
+    async def read(self, tenant_id: str, batch_id: str) -> Batch:
+        """The tenant's batch; raises `NotFound`."""
+        row = await self._postgres.row(READ_BATCH_SQL, [batch_id, tenant_id])
+        return _batch(_found(row, batch_id))
+
+    async def list_of_tenant(
+        self, tenant_id: str, page: int, page_size: int, state: BatchState | None
+    ) -> tuple[list[Batch], int]:
+        """One page of batches, newest first, and how many there are."""
+        parameters = {
+            "tenant_id": tenant_id,
+            "state": state,
+            "limit": page_size,
+            "offset": (page - 1) * page_size,
+        }
+        rows = await self._postgres.rows(LIST_BATCHES_SQL, parameters)
+        counted = await self._postgres.row(COUNT_BATCHES_SQL, parameters)
+        return [_batch(row) for row in rows], counted["total"] if counted else 0
+
+    async def check_accepts(self, tenant_id: str, batch_id: str, name: str) -> Batch:
+        """The batch, if it takes files still; raises `BatchFrozen`, `LimitExceeded` or `NotFound`."""
+        batch = await self.read(tenant_id, batch_id)
+        _refuse_frozen(batch)
+        counted = await self._postgres.row(COUNT_FILES_SQL, [batch_id])
+        if counted is not None and counted["total"] >= self._max_files:
+            raise LimitExceeded(f"{name}: a batch takes at most {self._max_files:,} files (max_files).")
+        return batch
+
+    async def add_file(
+        self, tenant_id: str, batch_id: str, upload: Upload, *, overwrite: bool
+    ) -> StoredUpload:
+        """Write the file's row; same name and content is a no-op, other content `FileExists`."""
+        async with self._postgres.transaction() as connection:
+            # shared by uploads, refused to them while `complete` holds the row: nothing slips in behind it
+            cursor = await connection.execute(SHARE_BATCH_SQL, [batch_id, tenant_id])
+            _refuse_frozen(_batch(_found(await cursor.fetchone(), batch_id)))
+            inserted = await connection.execute(
+                ADD_FILE_SQL,
+                {**vars(upload), "batch_id": batch_id, "tenant_id": tenant_id, "state": FILE_MACHINE.initial},
+            )
+            known = await _file_by_name(connection, batch_id, upload.name)
+            if inserted.rowcount == 1 or known.sha256 == upload.sha256:
+                return StoredUpload(known, created=inserted.rowcount == 1)
+            if not overwrite:
+                raise FileExists(
+                    f"{upload.name}: the batch has a file of this name with other content; "
+                    "repeat with overwrite=true to replace it.",
+                    field="name",
+                )
+            await connection.execute(
+                REPLACE_FILE_SQL, [upload.size_bytes, upload.sha256, upload.object_key, known.id]
+            )
+            replaced = await _file_by_name(connection, batch_id, upload.name)
+            return StoredUpload(replaced, created=False, replaced_object_key=known.object_key)
+
+    async def complete(self, tenant_id: str, batch_id: str) -> Batch:
+        """Freeze the files and number them; a batch already frozen is answered as it is."""
+        async with self._postgres.transaction() as connection:
+            batch = await _lock(connection, batch_id)
+            if batch.tenant_id != tenant_id:
+                raise _no_batch(batch_id)
+            if batch.state is BatchState.PENDING:
+                await self._freeze(connection, batch)
+                batch = await _lock(connection, batch_id)
+            elif batch.total_files == 0:
+                raise BatchFrozen(f"The batch is {batch.state}.")
+            return batch
+
+    async def _freeze(self, connection: Connection, batch: Batch) -> None:
+        cursor = await connection.execute(COUNT_FILES_SQL, [batch.id])
+        row = await cursor.fetchone()
+        total = row["total"] if row else 0
+        if total == 0:
+            raise EmptyBatch("The batch has no files; upload at least one before completing it.")
+        if total > self._max_files:
+            raise LimitExceeded(
+                f"The batch has {total:,} files; the limit is {self._max_files:,} (max_files)."
+            )
+        await connection.execute(FREEZE_FILES_SQL, {"batch_id": batch.id})
+        await connection.execute(FREEZE_BATCH_SQL, [total, batch.id])
+        if batch.opening.kind is BatchKind.GRADING:
+            await connection.execute(MAKE_SUBMISSIONS_SQL, [batch.id])
+        await _tell(connection, batch.id, EventType.UPLOAD_COMPLETED, total_files=total)
+        await _move(connection, batch, BatchState.UPLOADED)
+
+    async def cancel_before_start(self, tenant_id: str, batch_id: str) -> Batch | None:
+        """Cancel a batch that no workflow runs yet; `None` if one does."""
+        async with self._postgres.transaction() as connection:
+            batch = await _lock(connection, batch_id)
+            if batch.tenant_id != tenant_id:
+                raise _no_batch(batch_id)
+            if batch.state is not BatchState.PENDING:
+                return None
+            await _cancel_files(connection, batch_id)
+            await _move(connection, batch, BatchState.CANCELLED)
+            return await _lock(connection, batch_id)
+
+    async def files(
+        self, tenant_id: str, batch_id: str, page: int, page_size: int
+    ) -> tuple[list[StoredFile], int]:
+        """One page of files in the order of their names, and how many there are."""
+        await self.read(tenant_id, batch_id)
+        rows = await self._postgres.rows(LIST_FILES_SQL, [batch_id, page_size, (page - 1) * page_size])
+        counted = await self._postgres.row(COUNT_FILES_SQL, [batch_id])
+        return [_file(row) for row in rows], counted["total"] if counted else 0
+
+    async def file(self, tenant_id: str, batch_id: str, file_id: str) -> StoredFile:
+        """One file; raises `NotFound`."""
+        row = await self._postgres.row(READ_FILE_SQL, [file_id, batch_id, tenant_id])
+        if row is None:
+            raise NotFound(f"There is no file {file_id} in this batch.", field="file_id")
+        return _file(row)
+
+    async def progress(self, batch_id: str) -> Progress:
+        """Counts by state from Postgres, the truth."""
+        rows = await self._postgres.rows(COUNTS_SQL, {"batch_id": batch_id})
+        if not rows:
+            raise _no_batch(batch_id)
+        counts = Counts(**{row["state"]: row["files"] for row in rows if row["state"]})
+        changed = max([rows[0]["updated_at"], *(row["changed_at"] for row in rows if row["changed_at"])])
+        return Progress(
+            batch_id, rows[0]["status"], counts.percentage, changed.astimezone(UTC).isoformat(), counts
+        )
+
+    async def events_after(self, batch_id: str, number: int, limit: int) -> list[ProgressEvent]:
+        """Numbered events after that number, in order."""
+        return [event_of(row) for row in await self._postgres.rows(EVENTS_SQL, [batch_id, number, limit])]
+
+    async def census(self, tenant_id: str) -> tuple[dict[str, int], dict[str, int]]:
+        """How many batches and how many files of the tenant are in each state."""
+        batches = await self._postgres.rows(BATCH_IDS_BY_STATE_SQL, [tenant_id])
+        files = await self._postgres.rows(FILES_BY_STATE_SQL, [tenant_id])
+        return (
+            {row["status"]: row["batches"] for row in batches},
+            {row["state"]: row["files"] for row in files},
+        )
+
+
+class PostgresBatchRuns:
+    """The moves of a running batch; each repetition, and each replay after a reset, is a no-op."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def begin_scattering(self, batch_id: str) -> None:
+        """uploaded → scattering."""
+        async with self._postgres.transaction() as connection:
+            await _advance(connection, batch_id, BatchState.SCATTERING)
+
+    async def queue_window(self, batch_id: str, first: int, last: int) -> Window:
+        """Queue the files with these ordinals, both included."""
+        async with self._postgres.transaction() as connection:
+            await connection.execute(
+                QUEUE_WINDOW_SQL,
+                {
+                    "batch_id": batch_id,
+                    "first": first,
+                    "last": last,
+                    "origins": FILE_MACHINE.origins_of(FileState.QUEUED),
+                },
+            )
+            cursor = await connection.execute(WINDOW_SQL, [batch_id, first, last])
+            rows = await cursor.fetchall()
+        ended = Counter(row["state"] for row in rows if row["state"] in FILE_MACHINE.final)
+        return Window([str(row["id"]) for row in rows if row["state"] not in ended], dict(ended))
+
+    async def open_barrier(self, batch_id: str) -> Counts:
+        """scattering → scattered, once every file is final."""
+        async with self._postgres.transaction() as connection:
+            batch = await _lock(connection, batch_id)
+            counts = await _counts(connection, batch_id)
+            if counts.finished != batch.total_files:
+                raise Conflict(
+                    f"The barrier stays shut: {counts.finished} of {batch.total_files} files are finished."
+                )
+            if await _advance(connection, batch_id, BatchState.SCATTERED):
+                await _tell(connection, batch_id, EventType.ALL_FILES_SCATTERED, files=counts.finished)
+            return counts
+
+    async def gather(self, batch_id: str) -> Counts:
+        """scattered → gathering → gathered: the files' outcomes counted."""
+        async with self._postgres.transaction() as connection:
+            await _advance(connection, batch_id, BatchState.GATHERING)
+            counts = await _counts(connection, batch_id)
+            await connection.execute(SET_PROCESSED_SQL, [counts.finished, batch_id])
+            if await _advance(connection, batch_id, BatchState.GATHERED):
+                await _tell(connection, batch_id, EventType.ALL_FILES_GATHERED, counts=vars(counts))
+            return counts
+
+    async def finish(self, batch_id: str) -> BatchState:
+        """gathered → completed, partial or failed, with `ReportReady`."""
+        async with self._postgres.transaction() as connection:
+            batch = await _lock(connection, batch_id)
+            if batch.state in BATCH_MACHINE.final:
+                return batch.state
+            outcome = outcome_of(await _counts(connection, batch_id))
+            await _tell(connection, batch_id, EventType.REPORT_READY)
+            await _advance(connection, batch_id, outcome)
+            return outcome
+
+    async def end_early(self, batch_id: str, target: BatchState, code: str | None) -> Counts:
+        """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`."""
+        async with self._postgres.transaction() as connection:
+            batch = await _lock(connection, batch_id)
+            if batch.state not in BATCH_MACHINE.final:
+                await _cancel_files(connection, batch_id)
+                counts = await _counts(connection, batch_id)
+                await connection.execute(END_EARLY_SQL, [counts.finished, code, batch_id])
+                await _move(connection, batch, target)
+            return await _counts(connection, batch_id)
+
+    async def finished_files(self, batch_id: str) -> list[str]:
+        """The ids of files in a final state."""
+        rows = await self._postgres.rows(FINISHED_FILES_SQL, [batch_id, _FINAL_FILE])
+        return [str(row["id"]) for row in rows]
+
+
+def outcome_of(counts: Counts) -> BatchState:
+    """The final state of a batch whose files ended like this."""
+    if counts.completed == counts.total:
+        return BatchState.COMPLETED
+    return BatchState.PARTIAL if counts.completed else BatchState.FAILED
+
+
+# --- moves, within the caller's transaction ------------------------------------------------------
+
+
+async def _lock(connection: Connection, batch_id: str) -> Batch:
+    cursor = await connection.execute(LOCK_BATCH_SQL, [batch_id])
+    return _batch(_found(await cursor.fetchone(), batch_id))
+
+
+async def _advance(connection: Connection, batch_id: str, target: BatchState) -> bool:
+    """Move on to the target; `False` where the batch has been there already."""
+    batch = await _lock(connection, batch_id)
+    if _ORDER[batch.state] >= _ORDER[target] and batch.state is not BatchState.CANCELLED:
+        return False
+    await _move(connection, batch, target)
+    return True
+
+
+async def _move(connection: Connection, batch: Batch, target: BatchState) -> None:
+    BATCH_MACHINE.check(batch.state, target)
+    await connection.execute(MOVE_BATCH_SQL, {"target": target, "batch_id": batch.id})
+    moved = {"machine": "batch", "from": batch.state, "to": target}
+    await connection.execute(TELL_SQL, [batch.id, None, EventType.STATUS_CHANGED, Jsonb(moved)])
+
+
+async def _tell(connection: Connection, batch_id: str, event: EventType, **data: Any) -> None:
+    await connection.execute(TELL_SQL, [batch_id, None, event, Jsonb(data)])
+
+
+async def _cancel_files(connection: Connection, batch_id: str) -> None:
+    await connection.execute(CANCEL_FILES_SQL, {"batch_id": batch_id, "final": _FINAL_FILE})
+
+
+async def _counts(connection: Connection, batch_id: str) -> Counts:
+    cursor = await connection.execute(COUNTS_SQL, {"batch_id": batch_id})
+    return Counts(**{row["state"]: row["files"] for row in await cursor.fetchall() if row["state"]})
+
+
+async def _file_by_name(connection: Connection, batch_id: str, name: str) -> StoredFile:
+    cursor = await connection.execute(FILE_BY_NAME_SQL, [batch_id, name])
+    row = await cursor.fetchone()
+    assert row is not None
+    return _file(row)
+
+
+def _refuse_frozen(batch: Batch) -> None:
+    if batch.state is not BatchState.PENDING:
+        raise BatchFrozen(f"The batch is {batch.state}; files are added before `complete`.")
+
+
+def _found(row: DictRow | None, batch_id: str) -> DictRow:
+    if row is None:
+        raise _no_batch(batch_id)
+    return row
+
+
+def _no_batch(batch_id: str) -> NotFound:
+    return NotFound(f"There is no batch {batch_id}.", field="batch_id")
+
+
+# --- mappers ---------------------------------------------------------------------------------------
+
+
+def _batch(row: DictRow) -> Batch:
+    return Batch(
+        id=str(row["id"]),
+        tenant_id=row["tenant_id"],
+        opening=BatchOpening(
+            kind=BatchKind(row["kind"]),
+            exam_id=None if row["exam_id"] is None else str(row["exam_id"]),
+            baseline=row["baseline"],
+            name=row["name"],
+            model=row["model"],
+            vehicle_id=row["vehicle_id"],
+            vin=row["vin"],
+            expected_workers=row["expected_workers"],
+            max_concurrent=row["max_concurrent"],
+            limit_nanodollars=row["limit_nanodollars"],
+        ),
+        rubric_version=row["rubric_version"],
+        state=BatchState(row["status"]),
+        generation=row["generation"],
+        total_files=row["total_files"],
+        trace_id=row["trace_id"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        failure_code=row["failure_code"],
+    )
+
+
+def _file(row: DictRow) -> StoredFile:
+    return StoredFile(
+        **{**row, "id": str(row["id"]), "batch_id": str(row["batch_id"]), "state": FileState(row["state"])}
+    )
+
+
+def event_of(row: DictRow) -> ProgressEvent:
+    """The event that a row with a number describes."""
+    return ProgressEvent(
+        event_id=str(row["event_id"]),
+        event_type=row["event_type"],
+        batch_id=str(row["batch_id"]),
+        number=row["number"],
+        timestamp=row["occurred_at"].astimezone(UTC).isoformat(),
+        file_id=None if row["file_id"] is None else str(row["file_id"]),
+        data=row["data"],
+    )

@@ -1,0 +1,1 @@
+"""Redis (Valkey): cache, barrier, progress; never the truth."""

@@ -1,0 +1,66 @@
+"""The Redis pool; the one place where the driver's errors become ours."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError  # noqa: A004  # the driver's names
+
+from domain.errors import RedisUnavailable
+
+#: after a failure, how long callers are refused at once instead of each waiting for its own time-out
+_DOWN_SECONDS = 1.0
+
+
+class RedisLink:
+    """A client that fails fast while Redis is gone, and knows that it is."""
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self._down_until = 0.0
+
+    @classmethod
+    def to(cls, url: str, *, max_connections: int, timeout_seconds: float) -> "RedisLink":
+        """A link that connects on first use."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=timeout_seconds,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=min(timeout_seconds, 1.0),
+            socket_keepalive=True,
+            health_check_interval=30,
+            decode_responses=True,
+            # one try: what is behind it is a cache, and the caller goes on without
+            retry=Retry(NoBackoff(), 0),
+        )
+        return cls(Redis(connection_pool=pool))
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the last try failed, a moment ago."""
+        return time.monotonic() < self._down_until
+
+    @contextmanager
+    def use(self) -> Iterator[Redis]:
+        """The client; raises `RedisUnavailable` for unreachability and lets refusals through."""
+        if self.degraded:
+            raise RedisUnavailable("Redis did not answer a moment ago.")
+        try:
+            yield self.client
+        except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
+            self._down_until = time.monotonic() + _DOWN_SECONDS
+            raise RedisUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+    async def ping(self) -> None:
+        """Raises `RedisUnavailable`."""
+        with self.use() as client:
+            await client.ping()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
+        await self.client.connection_pool.aclose()

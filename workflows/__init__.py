@@ -1,0 +1,1 @@
+"""What happens, in order, for as long as it takes; deterministic."""

@@ -1,0 +1,426 @@
+"""BatchWorkflow and its WindowWorkflows: scatter, barrier, gather (stations 2 and 9, B3.1).
+
+A batch runs windows of at most 500 files, four at a time, which share `max_concurrent`; a window awaits
+its children directly. So 100,000 files stay within Temporal's limits on history and pending children.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import (
+    ActivityError,
+    ChildWorkflowError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
+from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.batches import BatchActivities, BatchRef, EarlyEnd, WindowFiles, WindowRef
+    from activities.persist import FailureInput, PersistActivities
+    from domain.batch import Counts, Progress
+    from domain.identity import file_workflow_id, window_workflow_id
+    from domain.states import BatchState
+
+from workflows.grading import GradingInput, GradingResult, GradingWorkflow
+from workflows.options import (
+    AWAIT_TIMEOUT,
+    REPORT_INTERVAL,
+    REPORTS_PER_BATCH,
+    STEP_RETRY,
+    WINDOW_FILES,
+    WINDOWS_AT_ONCE,
+    Timings,
+)
+from workflows.saga import durably, failure_of
+
+TENANT = SearchAttributeKey.for_keyword("AssayTenant")
+BATCH = SearchAttributeKey.for_keyword("AssayBatch")
+KIND = SearchAttributeKey.for_keyword("AssayKind")
+STAGE = SearchAttributeKey.for_keyword("AssayStage")
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class BatchInput:
+    """A frozen batch to run."""
+
+    tenant_id: str
+    batch_id: str
+    kind: str
+    total_files: int
+    max_concurrent: int
+    model: str
+    generation: int = 1
+    trace_id: str = ""
+    window_files: int = WINDOW_FILES
+    cognition_queue: str = "cognition"
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass
+class BatchResult:
+    """How the batch ended."""
+
+    state: str
+    counts: Counts
+
+
+@dataclass
+class WindowInput:
+    """A stretch of a batch's files, by ordinal, both ends included."""
+
+    batch: BatchInput
+    index: int
+    first: int
+    last: int
+    #: children at once, at the start; `grow` adds to it
+    share: int
+    #: files that must have ended since the last report
+    report_every: int
+
+    @property
+    def files(self) -> int:
+        """How many files the window has."""
+        return self.last - self.first + 1
+
+
+@dataclass
+class WindowReport:
+    """How many files of a window have ended, by final state."""
+
+    index: int
+    ended: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """Files that have ended."""
+        return sum(self.ended.values())
+
+
+@workflow.defn
+class BatchWorkflow:
+    """Assesses every file of a batch and gathers the outcome."""
+
+    def __init__(self) -> None:
+        self._stage = BatchState.UPLOADED
+        self._updated_at = workflow.now()
+        self._input: BatchInput | None = None
+        self._counts: Counts | None = None
+        self._windows: dict[int, WindowInput] = {}
+        self._reports: dict[int, WindowReport] = {}
+        self._open: set[int] = set()
+
+    @workflow.run
+    async def run(self, input: BatchInput) -> BatchResult:  # noqa: A002  # shown in the Web UI
+        """Scatter, wait at the barrier, gather, finish."""
+        self._input = input
+        batch = BatchRef(input.tenant_id, input.batch_id, input.trace_id)
+        try:
+            await durably(BatchActivities.begin_scattering, batch)
+            self._enter(BatchState.SCATTERING)
+            await self._scatter(input)
+            self._counts = await durably(BatchActivities.open_barrier, batch)
+            self._enter(BatchState.SCATTERED)
+            self._counts = await durably(BatchActivities.gather_results, batch)
+            self._enter(BatchState.GATHERED)
+            self._enter(BatchState(await durably(BatchActivities.finish_batch, batch)))
+        except (asyncio.CancelledError, ActivityError, ChildWorkflowError) as error:
+            await asyncio.shield(self._end_early(input, error))
+            raise
+        return BatchResult(self._stage, self._counts)
+
+    @workflow.query
+    def progress(self) -> Progress:
+        """Stage, percentage, time, counts and money spent."""
+        counts = self._present_counts()
+        return Progress(
+            batch_id=self._input.batch_id if self._input else "",
+            stage=self._stage,
+            percentage=counts.percentage,
+            updated_at=self._updated_at.isoformat(),
+            counts=counts,
+        )
+
+    @workflow.query
+    def state(self) -> str:
+        """The batch's state."""
+        return self._stage
+
+    @workflow.signal
+    def window_report(self, report: WindowReport) -> None:
+        """A window tells how far it is."""
+        self._reports[report.index] = report
+        self._touch()
+
+    async def _scatter(self, input_: BatchInput) -> None:
+        waiting = deque(plan_windows(input_))
+        self._windows = {window.index: window for window in waiting}
+        lanes = min(WINDOWS_AT_ONCE, len(waiting), input_.max_concurrent)
+        shares = divide(input_.max_concurrent, lanes)
+        await together([self._run_lane(waiting, share) for share in shares])
+
+    async def _run_lane(self, waiting: deque[WindowInput], share: int) -> None:
+        """One window after another with this share; at the end the share goes to a window still open."""
+        while waiting:
+            window = waiting.popleft()
+            window.share = share
+            await self._run_window(window)
+            share = window.share
+        if self._open:
+            heir = self._windows[min(self._open, key=lambda index: self._windows[index].share)]
+            heir.share += share
+            handle = workflow.get_external_workflow_handle(self._window_id(heir))
+            await handle.signal(WindowWorkflow.grow, share)
+
+    async def _run_window(self, window: WindowInput) -> None:
+        self._open.add(window.index)
+        self._touch()
+        try:
+            report = await run_child(
+                WindowWorkflow.run,
+                window,
+                WindowReport,
+                workflow_id=self._window_id(window),
+                summary=f"files {window.first}–{window.last}",
+                batch=window.batch,
+                stage=BatchState.SCATTERING,
+            )
+        finally:
+            self._open.discard(window.index)
+        self._reports[window.index] = report
+        self._touch()
+
+    async def _end_early(self, input_: BatchInput, error: BaseException) -> None:
+        cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
+        state = BatchState.CANCELLED if cancelled else BatchState.FAILED
+        code = None if cancelled else failure_of(error)[0]
+        self._counts = await durably(
+            BatchActivities.end_batch_early,
+            EarlyEnd(input_.tenant_id, input_.batch_id, state, code, input_.trace_id),
+        )
+        self._enter(state)
+
+    def _window_id(self, window: WindowInput) -> str:
+        return window_workflow_id(window.batch.batch_id, window.batch.generation, window.index)
+
+    def _enter(self, stage: BatchState) -> None:
+        self._stage = stage
+        workflow.upsert_search_attributes([STAGE.value_set(stage)])
+        self._touch()
+
+    def _touch(self) -> None:
+        self._updated_at = workflow.now()
+        counts = self._present_counts()
+        cells = [(name, count) for name, count in vars(counts).items() if count]
+        workflow.set_current_details(
+            f"**{self._stage}**: {counts.finished} of {counts.total} files\n\n"
+            + "| state | files |\n| --- | ---: |\n"
+            + "".join(f"| {name} | {count} |\n" for name, count in cells)
+        )
+
+    def _present_counts(self) -> Counts:
+        """What is known now: exact once gathered, before that as fresh as the windows' reports."""
+        if self._counts is not None:
+            return self._counts
+        total = self._input.total_files if self._input else 0
+        counts = Counts()
+        for index, window in self._windows.items():
+            report = self._reports.get(index, WindowReport(index))
+            if index not in self._open and not report.ended:
+                continue
+            for state, files in report.ended.items():
+                setattr(counts, state, getattr(counts, state) + files)
+            unfinished = window.files - report.finished
+            running = min(unfinished, window.share) if index in self._open else 0
+            counts.running += running
+            counts.queued += unfinished - running
+        counts.uploaded = total - counts.total
+        return counts
+
+
+@workflow.defn
+class WindowWorkflow:
+    """Runs at most 500 files as children, never more than its share at once."""
+
+    def __init__(self) -> None:
+        self._window: WindowInput | None = None
+        self._waiting: deque[str] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._report = WindowReport(0)
+        self._told = 0
+        self._cancelling = False
+
+    @workflow.run
+    async def run(self, input: WindowInput) -> WindowReport:  # noqa: A002  # shown in the Web UI
+        """Assess every file of the window."""
+        self._window = input
+        batch = input.batch
+        files: WindowFiles = await durably(
+            BatchActivities.queue_window,
+            WindowRef(batch.tenant_id, batch.batch_id, input.first, input.last, batch.trace_id),
+        )
+        self._report = WindowReport(input.index, dict(files.ended))
+        self._waiting.extend(files.file_ids)
+        self.grow(input.share)
+        reporter = asyncio.create_task(self._tell_batch(input))
+        try:
+            await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
+            await asyncio.gather(*self._tasks)
+        except asyncio.CancelledError:
+            self._cancelling = True
+            await stopped(self._tasks)
+            raise
+        finally:
+            reporter.cancel()
+        return self._report
+
+    @workflow.signal
+    def grow(self, share: int) -> None:
+        """Run this many more children at once."""
+        # a signal may come before the first task of the run: `run` adds its own share then
+        self._tasks += [asyncio.create_task(self._assess_files()) for _ in range(share) if self._window]
+
+    @workflow.query
+    def progress(self) -> WindowReport:
+        """How many files have ended, by final state."""
+        return self._report
+
+    async def _assess_files(self) -> None:
+        assert self._window is not None
+        while self._waiting:
+            result = await self._assess(self._window.batch, self._waiting.popleft())
+            self._report.ended[result.state] = self._report.ended.get(result.state, 0) + 1
+
+    async def _assess(self, batch: BatchInput, file_id: str) -> GradingResult:
+        try:
+            return await run_child(
+                GradingWorkflow.run,
+                GradingInput(
+                    tenant_id=batch.tenant_id,
+                    batch_id=batch.batch_id,
+                    file_id=file_id,
+                    generation=batch.generation,
+                    model=batch.model,
+                    trace_id=batch.trace_id,
+                    cognition_queue=batch.cognition_queue,
+                    timings=batch.timings,
+                ),
+                GradingResult,
+                workflow_id=file_workflow_id(batch.batch_id, file_id),
+                summary=f"submission {file_id}",
+                batch=batch,
+                stage="assessing",
+            )
+        except (ChildWorkflowError, ActivityError) as error:
+            if self._cancelling:
+                raise
+            # terminated or cancelled by hand in the Web UI: the file still ends, once
+            code, message = failure_of(error)
+            failure = FailureInput(
+                batch.tenant_id, batch.batch_id, file_id, batch.generation, code, message, batch.trace_id
+            )
+            await durably(PersistActivities.fail_file, failure)
+            return GradingResult("failed", code)
+
+    async def _tell_batch(self, window: WindowInput) -> None:
+        parent = workflow.info().parent
+        if parent is None:
+            return
+        while True:
+            await workflow.wait_condition(lambda: self._report.finished - self._told >= window.report_every)
+            self._told = self._report.finished
+            # by id, not by run: a batch that was reset has another run
+            handle = workflow.get_external_workflow_handle(parent.workflow_id)
+            await handle.signal(BatchWorkflow.window_report, self._report)
+            await asyncio.sleep(REPORT_INTERVAL.total_seconds())
+
+
+def plan_windows(batch: BatchInput) -> list[WindowInput]:
+    """Windows of nearly the same size over the ordinals 1…total; their shares come with their lanes."""
+    count = -(-batch.total_files // batch.window_files)
+    sizes = divide(batch.total_files, count)
+    windows: list[WindowInput] = []
+    first = 1
+    for index, size in enumerate(sizes):
+        every = max(1, -(-size * count // REPORTS_PER_BATCH))
+        windows.append(WindowInput(batch, index, first, first + size - 1, share=0, report_every=every))
+        first += size
+    return windows
+
+
+def divide(whole: int, parts: int) -> list[int]:
+    """Whole numbers that differ by one at most and add up to the whole."""
+    base, rest = divmod(whole, parts)
+    return [base + (1 if index < rest else 0) for index in range(parts)]
+
+
+async def together(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Run all; the first failure, or a cancellation, stops the others before it is raised."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        await stopped(tasks)
+        raise
+
+
+async def stopped(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until the last has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_child(
+    run: Callable[[Any, Any], Awaitable[Result]],
+    argument: object,
+    result_type: type[Result],
+    *,
+    workflow_id: str,
+    summary: str,
+    batch: BatchInput,
+    stage: str,
+) -> Result:
+    """Run a child workflow; one that a run before a reset has started is waited for instead."""
+    try:
+        return await workflow.execute_child_workflow(
+            run,
+            argument,
+            id=workflow_id,
+            cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            # a batch that is terminated by hand leaves nothing running: its children end cancelled
+            parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            task_timeout=batch.timings.task_timeout,
+            static_summary=summary,
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(TENANT, batch.tenant_id),
+                    SearchAttributePair(BATCH, batch.batch_id),
+                    SearchAttributePair(KIND, batch.kind),
+                    SearchAttributePair(STAGE, stage),
+                ]
+            ),
+        )
+    except WorkflowAlreadyStartedError:
+        result: Result = await workflow.execute_activity(
+            "await_workflow",
+            workflow_id,
+            result_type=result_type,
+            start_to_close_timeout=AWAIT_TIMEOUT,
+            heartbeat_timeout=batch.timings.heartbeat_timeout,
+            retry_policy=STEP_RETRY,
+        )
+        return result

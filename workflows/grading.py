@@ -1,0 +1,168 @@
+"""GradingWorkflow: one submission: assess, persist as a saga, tell (station 3).
+
+It has no workflow retry and never continues as new: its run id is the agent's thread (G2.1).
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.workflow import ActivityCancellationType
+
+with workflow.unsafe.imports_passed_through():
+    from activities.assess import AssessActivities, AssessInput, AssessResult
+    from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
+    from domain.batch import AgentState
+
+from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT, Timings
+from workflows.saga import Saga, durably, failure_of, promptly
+
+
+@dataclass
+class GradingInput:
+    """One submission to grade."""
+
+    tenant_id: str
+    batch_id: str
+    file_id: str
+    generation: int
+    model: str
+    trace_id: str = ""
+    cognition_queue: str = "cognition"
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass
+class GradingResult:
+    """How the file ended: a final state of the file's machine, and the code of a failure."""
+
+    state: str
+    code: str | None = None
+
+
+@workflow.defn
+class GradingWorkflow:
+    """Grades one submission; a failure is a result with a code, never a failed workflow."""
+
+    def __init__(self) -> None:
+        self._agent = AgentState()
+
+    @workflow.run
+    async def run(self, input: GradingInput) -> GradingResult:  # noqa: A002  # shown in the Web UI
+        """Assess, persist, tell."""
+        self._note(AgentState(stage="waiting for a worker", thread_id=workflow.info().run_id))
+        try:
+            assessed = await self._assess(input)
+            if assessed.ended is not None:
+                return GradingResult(assessed.ended)
+            self._note(assessed.state)
+            recorded = await self._persist(input)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                await asyncio.shield(self._cancel_file(input))
+                raise
+            return await self._fail_file(input, error)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._cancel_file(input))
+            raise
+        self._tell(f"**Graded**: {recorded.score:g} of {recorded.max_score:g} points.")
+        return GradingResult("completed")
+
+    @workflow.query
+    def state(self) -> AgentState:
+        """The agent's state as last heard of."""
+        return self._agent
+
+    @workflow.query
+    def progress(self) -> AgentState:
+        """Stage, percentage and time."""
+        return self._agent
+
+    @workflow.signal
+    def agent_state(self, state: AgentState) -> None:
+        """The running agent tells where it is."""
+        self._note(state)
+
+    async def _assess(self, input_: GradingInput) -> AssessResult:
+        return await workflow.execute_activity_method(
+            AssessActivities.assess_submission,
+            AssessInput(
+                tenant_id=input_.tenant_id,
+                batch_id=input_.batch_id,
+                file_id=input_.file_id,
+                generation=input_.generation,
+                model=input_.model,
+                first_execution_run_id=workflow.info().first_execution_run_id,
+                trace_id=input_.trace_id,
+                state_interval_seconds=input_.timings.state_interval_seconds,
+            ),
+            task_queue=input_.cognition_queue,
+            start_to_close_timeout=ASSESS_TIMEOUT,
+            heartbeat_timeout=input_.timings.heartbeat_timeout,
+            retry_policy=ASSESS_RETRY,
+            # the agent stops at its checkpoint before the file is called cancelled
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    async def _persist(self, input_: GradingInput) -> RecordResult:
+        # once begun, a saga ends completed or compensated: a cancellation comes too late
+        return await asyncio.shield(self._saga(input_))
+
+    async def _saga(self, input_: GradingInput) -> RecordResult:
+        argument = PersistInput(
+            tenant_id=input_.tenant_id,
+            batch_id=input_.batch_id,
+            file_id=input_.file_id,
+            generation=input_.generation,
+            thread_id=workflow.info().run_id,
+            trace_id=input_.trace_id,
+        )
+        saga = Saga()
+        try:
+            recorded = await saga.step(
+                durably(PersistActivities.record_results, argument),
+                undo=lambda: durably(PersistActivities.erase_results, argument),
+            )
+            await saga.step(
+                promptly(PersistActivities.cache_results, argument),
+                undo=lambda: durably(PersistActivities.evict_results, argument),
+            )
+            await saga.step(
+                promptly(PersistActivities.ring_bell, argument),
+                undo=lambda: durably(PersistActivities.ring_retraction, argument),
+            )
+        except ActivityError as error:
+            argument.reason = ": ".join(failure_of(error))
+            await saga.compensate()
+            raise
+        return recorded
+
+    async def _fail_file(self, input_: GradingInput, error: ActivityError) -> GradingResult:
+        code, message = failure_of(error)
+        await durably(PersistActivities.fail_file, self._failure(input_, code, message))
+        self._tell(f"**Failed**: `{code}`: {message}")
+        return GradingResult("failed", code)
+
+    async def _cancel_file(self, input_: GradingInput) -> None:
+        await durably(PersistActivities.cancel_file, self._failure(input_, "", ""))
+
+    def _failure(self, input_: GradingInput, code: str, message: str) -> FailureInput:
+        return FailureInput(
+            tenant_id=input_.tenant_id,
+            batch_id=input_.batch_id,
+            file_id=input_.file_id,
+            generation=input_.generation,
+            code=code,
+            message=message,
+            trace_id=input_.trace_id,
+        )
+
+    def _note(self, state: AgentState) -> None:
+        self._agent = state
+        if not state.updated_at:
+            state.updated_at = workflow.now().isoformat()
+        self._tell(f"**Agent**: {state.stage}, {state.percentage:g} %\n\nThread `{state.thread_id}`")
+
+    def _tell(self, markdown: str) -> None:
+        workflow.set_current_details(markdown)

@@ -1,0 +1,64 @@
+"""Every timeout, retry policy, window and limit of the workflows, named, with its reason."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+
+#: children of one window: history stays near 5,000 of the 51,200 events (B3.1, X11)
+WINDOW_FILES = 500
+#: windows at a time; they share the batch's `max_concurrent`
+WINDOWS_AT_ONCE = 4
+#: window reports that one batch may receive in all: at four events each, a third of a history
+REPORTS_PER_BATCH = 4_000
+#: a window reports to its batch at most once in this time
+REPORT_INTERVAL = timedelta(seconds=2)
+
+#: a state change is one small transaction; a longer one means that Postgres hangs
+STEP_TIMEOUT = timedelta(seconds=60)
+#: a step waits for Postgres as long as an operator may need to bring it back
+STEP_DEADLINE = timedelta(hours=24)
+#: cache and bell together have 3 s as local activities (G4.1); what fails is tried again as a normal one
+PROMPT_TIMEOUT = timedelta(seconds=1.5)
+#: an agent's attempt may be long: its worker's death is told by the heartbeat, not by this
+ASSESS_TIMEOUT = timedelta(hours=2)
+#: the wait for a child that a run before a reset has started
+AWAIT_TIMEOUT = timedelta(days=7)
+
+#: infrastructure that is away comes back: soon, and then every 10 s
+STEP_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=10),
+)
+#: at once, as the workflow task waits; then the normal activity takes over
+PROMPT_RETRY = RetryPolicy(maximum_attempts=1)
+#: kills and upstream failures; 30 attempts are about ten minutes of a failing upstream
+ASSESS_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=30),
+    maximum_attempts=30,
+)
+
+
+@dataclass
+class Timings:
+    """What an operator may set; it travels in the input, so that a running batch keeps its own."""
+
+    #: a worker's death is noticed after this long
+    heartbeat_timeout_seconds: float = 10.0
+    #: the workflow's copy of the agent's state is never older (G2.2)
+    state_interval_seconds: float = 30.0
+    #: how long a dead worker's workflow task is waited for
+    task_timeout_seconds: float = 10.0
+
+    @property
+    def heartbeat_timeout(self) -> timedelta:
+        """As Temporal takes it."""
+        return timedelta(seconds=self.heartbeat_timeout_seconds)
+
+    @property
+    def task_timeout(self) -> timedelta:
+        """As Temporal takes it."""
+        return timedelta(seconds=self.task_timeout_seconds)
