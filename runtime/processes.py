@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 TETHER = Path(__file__).with_name("tether.py")
-LOG_LIMIT_BYTES = 10_000_000  # one older file is kept, so a server's log takes at most twice this plus one run
+LOG_LIMIT_BYTES = 10_000_000  # looked at when a program starts; one older file is kept
 KILL_WAIT_SECONDS = 10.0  # after SIGKILL only the kernel is left to wait for
 
 
@@ -28,7 +28,7 @@ class ProcessError(RuntimeError):
 
 def write_private_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
     """Replace `path` by `content` in one step, readable by its owner only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.new")  # one writer: the holder of the folder's lock
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
         json.dump(content, file, indent=2)
         if durable:
@@ -145,7 +145,8 @@ class ProcessRecord:
 
 async def _wait_gone(processes: list[ProcessIdentity], seconds: float) -> list[ProcessIdentity]:
     deadline = time.monotonic() + seconds
-    while (alive := [process for process in processes if process.alive]) and time.monotonic() < deadline:
+    # ASYNC110: they are not our children, so nothing announces their end.
+    while (alive := [one for one in processes if one.alive]) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     return alive
 
@@ -180,24 +181,31 @@ class ChildProcess:
         loop = asyncio.get_running_loop()
         self.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _rotate(self.log_file)
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=dict(self.env),
-                cwd=self.working_folder,
-                umask=0o077,
-                # A Ctrl-C in the terminal is for us; the servers are stopped in order, after their clients.
-                start_new_session=True,
-            )
-        self._identity = ProcessIdentity.of(self.name, self._process.pid)
-        if self._identity is not None:
-            self.record.add(self._identity)
+        self._process = self._fork()
         self._ended = loop.create_future()
         handle = os.pidfd_open(self._process.pid)
         loop.add_reader(handle, self._on_end, loop, handle)
+        self._identity = ProcessIdentity.of(self.name, self._process.pid)
+        if self._identity is not None:
+            self.record.add(self._identity)
+
+    def _fork(self) -> subprocess.Popen[bytes]:
+        try:
+            self.log_file.touch(mode=0o600)
+            with self.log_file.open("ab") as log:
+                return subprocess.Popen(
+                    self._command(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=dict(self.env),
+                    cwd=self.working_folder,
+                    umask=0o077,
+                    # A Ctrl-C in the terminal is for us, who stop the servers in their order.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ProcessError(f"{self.name} could not be started: {error}") from error
 
     def _command(self) -> list[str]:
         tether = [sys.executable, "-I", "-S", str(TETHER), self.death_signal.name, str(os.getpid()), "--"]
@@ -238,7 +246,8 @@ class ChildProcess:
         try:
             await asyncio.wait_for(self.wait(), self.grace_seconds)
         except TimeoutError:
-            structlog.get_logger().error("killed after its grace", process=self.name, grace=self.grace_seconds)
+            log = structlog.get_logger()
+            log.warning("killed after its grace", process=self.name, grace_seconds=self.grace_seconds)
             self._process.kill()
             await asyncio.wait_for(self.wait(), KILL_WAIT_SECONDS)
 

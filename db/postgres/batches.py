@@ -20,7 +20,7 @@ from domain.batch import (
     StoredFile,
 )
 from domain.errors import BatchFrozen, Conflict, EmptyBatch, FileExists, LimitExceeded, NotFound
-from domain.ports import StoredUpload, Upload, Window
+from domain.ports import EventPosition, StoredUpload, Upload, Window
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 
 _BATCH_COLUMNS = """
@@ -93,6 +93,15 @@ WHERE f.batch_id = %s ORDER BY f.name LIMIT %s OFFSET %s
 READ_FILE_SQL = f"""
 SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
 WHERE f.id = %s AND f.batch_id = %s AND f.tenant_id = %s
+"""
+READ_SUBMISSION_SQL = f"""
+SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id WHERE f.id = %s AND f.tenant_id = %s
+"""
+POSITION_SQL = """
+SELECT coalesce((SELECT max(number) FROM progress_events WHERE batch_id = %(batch_id)s), 0) AS last_number,
+       (SELECT count(*) FROM progress_events
+        WHERE batch_id = %(batch_id)s AND number IS NULL
+          AND (%(file_id)s::uuid IS NULL OR file_id = %(file_id)s::uuid)) AS unnumbered
 """
 COUNTS_SQL = """
 SELECT b.status, b.updated_at, f.state, f.files, f.changed_at
@@ -303,6 +312,13 @@ class PostgresBatches:
             raise NotFound(f"There is no file {file_id} in this batch.", field="file_id")
         return _file(row)
 
+    async def submission(self, tenant_id: str, file_id: str) -> StoredFile:
+        """The tenant's file, whichever batch it is in; raises `NotFound`."""
+        row = await self._postgres.row(READ_SUBMISSION_SQL, [file_id, tenant_id])
+        if row is None:
+            raise NotFound(f"There is no submission {file_id}.", field="submission_id")
+        return _file(row)
+
     async def progress(self, batch_id: str) -> Progress:
         """Counts by state from Postgres, the truth."""
         rows = await self._postgres.rows(COUNTS_SQL, {"batch_id": batch_id})
@@ -313,6 +329,12 @@ class PostgresBatches:
         return Progress(
             batch_id, rows[0]["status"], counts.percentage, changed.astimezone(UTC).isoformat(), counts
         )
+
+    async def event_position(self, batch_id: str, file_id: str | None = None) -> EventPosition:
+        """The batch's last number, and how many events (of that file, if one is named) have none yet."""
+        row = await self._postgres.row(POSITION_SQL, {"batch_id": batch_id, "file_id": file_id})
+        assert row is not None
+        return EventPosition(row["last_number"], row["unnumbered"])
 
     async def events_after(self, batch_id: str, number: int, limit: int) -> list[ProgressEvent]:
         """Numbered events after that number, in order."""

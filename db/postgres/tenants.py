@@ -17,11 +17,13 @@ ENSURE_KEY_SQL = """
 INSERT INTO api_keys (tenant_id, name, prefix, sha256, scopes)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT (sha256) DO NOTHING
 """
+# a claim that has created nothing after a minute is a crashed request's, and lapses
 CLAIM_SQL = """
 INSERT INTO idempotency_keys AS known (tenant_id, key, request_sha256) VALUES (%s, %s, %s)
-ON CONFLICT (tenant_id, key) DO UPDATE SET key = known.key
-RETURNING request_sha256, created_id, (xmax = 0) AS fresh
-"""
+ON CONFLICT (tenant_id, key) DO UPDATE SET created_at = CASE WHEN {lapsed} THEN now() ELSE known.created_at END
+RETURNING request_sha256, created_id, (xmax = 0 OR created_at = now()) AS fresh
+""".format(lapsed="known.created_id IS NULL AND known.created_at < now() - interval '1 minute'")
+RELEASE_SQL = "DELETE FROM idempotency_keys WHERE tenant_id = %s AND key = %s AND created_id IS NULL"
 REMEMBER_SQL = "UPDATE idempotency_keys SET created_id = %s WHERE tenant_id = %s AND key = %s"
 
 
@@ -74,3 +76,7 @@ class PostgresIdempotencyKeys:
     async def remember(self, tenant_id: str, key: str, created_id: str) -> None:
         """Bind the key to what it created."""
         await self._postgres.run(REMEMBER_SQL, [created_id, tenant_id, key])
+
+    async def release(self, tenant_id: str, key: str) -> None:
+        """Forget a claim that created nothing, so that the request can be repeated."""
+        await self._postgres.run(RELEASE_SQL, [tenant_id, key])

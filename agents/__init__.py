@@ -1,0 +1,1 @@
+"""How a machine thinks: LangGraph graphs and the embedded model; no Temporal, no driver."""

@@ -1,0 +1,1 @@
+"""The embedded model: deterministic rules over words, advisory."""

@@ -1,0 +1,81 @@
+"""Submissions by their own id: where the agent that grades one is."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from api.dependencies import Reader, Services, ServicesOf, check_id
+from api.errors import problems
+from api.wire import SubmissionId, iso
+from domain.batch import AgentState, StoredFile
+from domain.errors import NotFound, TemporalUnavailable
+from domain.identity import file_workflow_id
+from domain.states import FileState
+
+router = APIRouter(prefix="/v1/submissions", tags=["submissions"])
+
+_ID = "0197c1de-3333-7000-8000-000000000000"
+
+
+class SubmissionState(BaseModel):
+    """Where a submission is; `source` says whether its workflow or its row was asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "submission_id": _ID,
+                    "state": "running",
+                    "workflow_id": f"batch/0197c1de-1111-7000-8000-000000000000/file/{_ID}",
+                    "source": "workflow",
+                    "thread_id": "0197c1de-4444-7000-8000-000000000000",
+                    "checkpoint_id": "1f0e2a3b-0000-6000-8003-000000000000",
+                    "node": "grade_question",
+                    "stage": "grading",
+                    "percentage": 50.0,
+                    "updated_at": "2026-01-02T03:05:06+00:00",
+                }
+            ]
+        }
+    )
+
+    submission_id: str
+    state: FileState
+    workflow_id: str
+    source: Literal["workflow", "row"]
+    thread_id: str
+    checkpoint_id: str
+    node: str
+    stage: str
+    percentage: float
+    updated_at: str
+
+
+@router.get(
+    "/{submission_id}/state",
+    summary="Read a submission's state",
+    description="What its workflow says of the agent; where there is no workflow or Temporal does not "
+    "answer, what Postgres knows.",
+    responses=problems(401, 403, 404, 503),
+)
+async def read_submission_state(
+    submission_id: SubmissionId, caller: Reader, services: ServicesOf
+) -> SubmissionState:
+    """The agent's node, stage and checkpoint."""
+    file = await services.batches.submission(caller.tenant_id, check_id("submission", submission_id))
+    workflow_id = file.workflow_id or file_workflow_id(file.batch_id, file.id)
+    source, state = await _agent_state(services, workflow_id, file)
+    return SubmissionState(
+        submission_id=file.id, state=file.state, workflow_id=workflow_id, source=source, **vars(state)
+    )
+
+
+async def _agent_state(
+    services: Services, workflow_id: str, file: StoredFile
+) -> tuple[Literal["workflow", "row"], AgentState]:
+    try:
+        return "workflow", await services.orchestrator.agent_state(workflow_id)
+    except (NotFound, TemporalUnavailable):
+        percentage = 100.0 if file.state is FileState.COMPLETED else 0.0
+        return "row", AgentState(stage=file.state, percentage=percentage, updated_at=iso(file.updated_at))

@@ -1,0 +1,1 @@
+"""The only door to a model: routing by name, and upstreams behind it."""

@@ -1,0 +1,160 @@
+"""A model that answers by a script: for tests and benchmarks, never for marks."""
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from domain.completion import CompletionReply, CompletionRequest, Usage
+from domain.errors import InvalidInput, ModelUnavailable
+
+#: what share of a criterion's points a reply policy gives
+POLICIES: Mapping[str, float] = {"full": 1.0, "half": 0.5, "zero": 0.0}
+FAILURES = ("model_unavailable", "bad_quote", "invalid_json")
+#: stands in no answer, and no change of spaces or letter case brings it there
+BAD_QUOTE = "⟦these words stand in no answer⟧"
+MAX_QUOTE_LENGTH = 300
+
+_FIRST_SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s)|[。！？]|$)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do with calls whose key or question id matches; the first rule that matches is taken.
+
+    `reply` is a policy's name or the literal text; `times` limits the rule to its first matching
+    calls in this process; `hang_seconds` come before everything else.
+    """
+
+    match: str = "*"
+    reply: str | None = None
+    fail: str | None = None
+    hang_seconds: float = 0.0
+    times: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fail is not None and self.fail not in FAILURES:
+            raise InvalidInput(f"fail: {self.fail!r} is not one of {', '.join(FAILURES)}.", field="fail")
+
+    def matches(self, request: CompletionRequest) -> bool:
+        """Whether the rule speaks of this call."""
+        return fnmatchcase(request.key, self.match) or fnmatchcase(request.question.id, self.match)
+
+
+@dataclass(frozen=True)
+class Script:
+    """How a scripted model behaves."""
+
+    latency_seconds: float = 0.0
+    reply: str = "full"
+    confidence: float = 0.9
+    rules: tuple[Rule, ...] = ()
+    calls_log: str | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The script in a YAML or JSON file; `InvalidInput` names a field that is not known."""
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = _known(document, cls, str(path))
+        rules = tuple(
+            Rule(**_known(each, Rule, f"{path}: rules[{index}]"))
+            for index, each in enumerate(content.pop("rules", ()))
+        )
+        return cls(rules=rules, **content)
+
+
+def _known(document: object, type_: type[Script] | type[Rule], where: str) -> dict[str, Any]:
+    """The mapping, once all its fields are the type's."""
+    if not isinstance(document, Mapping):
+        raise InvalidInput(f"{where}: expected a mapping of fields.", field=where)
+    names = [each.name for each in fields(type_)]
+    for name in document:
+        if name not in names:
+            raise InvalidInput(
+                f"{where}: unknown field {name!r}; known: {', '.join(names)}.", field=str(name)
+            )
+    return dict(document)
+
+
+@dataclass
+class ScriptedModel:
+    """An upstream that replies as its script says and counts its calls, across processes if asked to."""
+
+    script: Script = field(default_factory=Script)
+    #: calls by key: those that began, and those whose reply went back
+    begun: Counter[str] = field(default_factory=Counter)
+    returned: Counter[str] = field(default_factory=Counter)
+    _uses: Counter[int] = field(default_factory=Counter)
+
+    async def complete(self, request: CompletionRequest) -> CompletionReply:
+        """The scripted reply; raises `ModelUnavailable` where the script says so."""
+        self._note(self.begun, "begun", request.key)
+        rule = self._rule_for(request)
+        await asyncio.sleep(self.script.latency_seconds + rule.hang_seconds)
+        if rule.fail == "model_unavailable":
+            raise ModelUnavailable(f"{request.key}: unavailable, as the script says.")
+        text = self._text(rule, request)
+        self._note(self.returned, "returned", request.key)
+        usage = Usage(tokens_in=len(request.answer.split()), tokens_out=len(text.split()))
+        return CompletionReply(text=text, usage=usage, model=request.model)
+
+    def _rule_for(self, request: CompletionRequest) -> Rule:
+        for index, rule in enumerate(self.script.rules):
+            if rule.matches(request) and (rule.times is None or self._uses[index] < rule.times):
+                self._uses[index] += 1
+                return rule
+        return Rule()
+
+    def _text(self, rule: Rule, request: CompletionRequest) -> str:
+        if rule.fail == "invalid_json":
+            return '{"criteria": ['
+        reply = rule.reply if rule.reply is not None else self.script.reply
+        if reply not in POLICIES:
+            return reply
+        quote = BAD_QUOTE if rule.fail == "bad_quote" else first_sentence(request.answer)
+        return _policy_reply(request, POLICIES[reply], quote, self.script.confidence)
+
+    def _note(self, counter: Counter[str], event: str, key: str) -> None:
+        counter[key] += 1
+        if self.script.calls_log is not None:
+            line = json.dumps({"key": key, "event": event, "pid": os.getpid(), "time": time.time()})
+            append_line(self.script.calls_log, line)
+
+
+def first_sentence(answer: str) -> str:
+    """The answer's first sentence, verbatim, at most as long as a quote may be."""
+    match = _FIRST_SENTENCE.search(answer[:MAX_QUOTE_LENGTH])
+    return match.group(0).strip() if match else ""
+
+
+def append_line(path: str, line: str) -> None:
+    """Append the line in one write, whole even when its process is killed or others write too."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _policy_reply(request: CompletionRequest, share: float, quote: str, confidence: float) -> str:
+    criteria = [
+        {
+            "criterion_id": criterion.id,
+            "points": criterion.points * share,
+            "reason": f"The script gives {share:.0%}.",
+            "quote": quote,
+            "confidence": confidence,
+            "cannot_assess": False,
+        }
+        for criterion in request.question.criteria
+    ]
+    return json.dumps({"criteria": criteria}, ensure_ascii=False)

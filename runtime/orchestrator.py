@@ -1,0 +1,110 @@
+"""Temporal, as the API sees it."""
+
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.common import (
+    Priority,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.batch import AgentState, Batch, Progress
+from domain.errors import NotFound, TemporalUnavailable
+from domain.identity import batch_workflow_id
+from runtime.settings import TemporalSettings, WorkerSettings
+from workflows.batch import BATCH, KIND, STAGE, TENANT, BatchInput, BatchWorkflow
+from workflows.grading import GradingWorkflow
+
+_RPC_TIMEOUT = timedelta(seconds=5)
+
+
+class TemporalOrchestrator:
+    """Starts, cancels and asks workflows; whatever keeps Temporal from answering is `TemporalUnavailable`."""
+
+    def __init__(self, client: Client, temporal: TemporalSettings, worker: WorkerSettings) -> None:
+        self._client = client
+        self._temporal = temporal
+        self._worker = worker
+
+    async def start_batch(self, batch: Batch) -> None:
+        """Start the batch's workflow, once however often it is asked; raises `TemporalUnavailable`."""
+        try:
+            await self._client.start_workflow(
+                BatchWorkflow.run,
+                BatchInput(
+                    tenant_id=batch.tenant_id,
+                    batch_id=batch.id,
+                    kind=batch.opening.kind,
+                    total_files=batch.total_files,
+                    max_concurrent=batch.opening.max_concurrent,
+                    model=batch.opening.model,
+                    generation=batch.generation,
+                    trace_id=batch.trace_id,
+                    window_files=self._worker.window_files,
+                    cognition_queue=self._temporal.cognition_queue,
+                    timings=self._worker.timings(),
+                ),
+                id=batch_workflow_id(batch.id),
+                task_queue=self._temporal.orchestration_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                task_timeout=self._worker.timings().task_timeout,
+                priority=Priority(fairness_key=batch.tenant_id),
+                static_summary=f"{batch.opening.kind} of {batch.total_files} files",
+                search_attributes=TypedSearchAttributes(
+                    [
+                        SearchAttributePair(TENANT, batch.tenant_id),
+                        SearchAttributePair(BATCH, batch.id),
+                        SearchAttributePair(KIND, batch.opening.kind),
+                        SearchAttributePair(STAGE, batch.state),
+                    ]
+                ),
+                rpc_timeout=_RPC_TIMEOUT,
+            )
+        except WorkflowAlreadyStartedError:
+            return  # it has run to its end already
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
+    async def cancel_batch(self, batch_id: str) -> None:
+        """Ask the batch's workflow to cancel; raises `TemporalUnavailable` or `NotFound`."""
+        try:
+            handle = self._client.get_workflow_handle(batch_workflow_id(batch_id))
+            await handle.cancel(rpc_timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
+    async def batch_progress(self, batch_id: str) -> Progress:
+        """The workflow's own word on a batch; raises `NotFound` or `TemporalUnavailable`."""
+        handle = self._client.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch_id))
+        try:
+            return await handle.query(BatchWorkflow.progress, rpc_timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
+    async def agent_state(self, workflow_id: str) -> AgentState:
+        """The workflow's own word on its agent; raises `NotFound` or `TemporalUnavailable`."""
+        handle = self._client.get_workflow_handle_for(GradingWorkflow.run, workflow_id)
+        try:
+            return await handle.query(GradingWorkflow.state, rpc_timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
+    async def ping(self) -> None:
+        """Raises `TemporalUnavailable`."""
+        try:
+            await self._client.service_client.check_health(timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: RPCError | RuntimeError) -> NotFound | TemporalUnavailable:
+    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+        return NotFound("Temporal knows no such workflow.")
+    # a lazy client that cannot connect raises RuntimeError
+    return TemporalUnavailable(f"Temporal does not answer: {str(error)[:200]}")

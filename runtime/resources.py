@@ -1,0 +1,114 @@
+"""The resources of one process: opened once at the top, passed down, closed in reverse (G1.1)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from pydantic import SecretStr
+from temporalio.client import Client
+
+from db.objects.store import ObjectStoreFiles
+from db.postgres.pool import Postgres, open_pool
+from db.redis.connection import RedisLink
+from db.redis.progress import OUTBOX_BELL, BellHub, progress_channel
+from domain.errors import AssayError
+from runtime.settings import Settings
+
+#: how long the end of a process waits for its connections (G1.4)
+CLOSE_SECONDS = 30.0
+
+
+class MissingAddress(AssayError):
+    """A server's address is not set, and no embedded stack gave one."""
+
+    code = "missing_address"
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> datetime:
+        """The present moment, in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a process has open."""
+
+    settings: Settings
+    postgres: Postgres
+    redis: RedisLink
+    objects: ObjectStoreFiles
+    temporal: Client
+    hub: BellHub
+    clock: SystemClock
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings, *, name: str, check_connections: bool = False
+) -> AsyncIterator[Resources]:
+    """Open everything; nothing waits for a server that is away, its first use says so."""
+    async with AsyncExitStack() as stack:
+        pool = open_pool(
+            _required("ASSAY_POSTGRES__URL", settings.postgres.url),
+            min_size=settings.postgres.min_size,
+            max_size=settings.postgres.max_size,
+            acquire_timeout_seconds=settings.postgres.acquire_timeout_seconds,
+            idle_seconds=settings.postgres.idle_seconds,
+            lifetime_seconds=settings.postgres.lifetime_seconds,
+            check_on_acquire=check_connections,
+            name=name,
+        )
+        await pool.open(wait=False)
+        stack.push_async_callback(pool.close, CLOSE_SECONDS)
+        redis = RedisLink.to(
+            _required("ASSAY_REDIS__URL", settings.redis.url),
+            max_connections=settings.redis.max_connections,
+            timeout_seconds=settings.redis.timeout_seconds,
+        )
+        stack.push_async_callback(redis.close)
+        hub = BellHub(redis, progress_channel("*"), OUTBOX_BELL)
+        await stack.enter_async_context(in_background(hub.run()))
+        temporal = await Client.connect(
+            _required("ASSAY_TEMPORAL__ADDRESS", settings.temporal.address),
+            namespace=settings.temporal.namespace,
+            identity=name,
+            lazy=True,
+        )
+        objects = ObjectStoreFiles.at(settings.objects_url)
+        yield Resources(settings, Postgres(pool), redis, objects, temporal, hub, SystemClock())
+
+
+@asynccontextmanager
+async def in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run endless tasks beside the block; one that fails is said, and does not take the block with it."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    for task in tasks:
+        task.add_done_callback(_say_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _say_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        structlog.get_logger("assay").error("background_task_failed", exc_info=error)
+
+
+def _required(variable: str, value: SecretStr | str | None) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if not value:
+        raise MissingAddress(
+            f"{variable} is not set. Set it, or run `assay up`, which brings its own servers."
+        )
+    return value

@@ -1,0 +1,78 @@
+"""The API server: puts the real things behind the API's ports and serves them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.dependencies import LifespanState, Limits, Services
+from api.metrics import ApiMetrics
+from db.postgres.batches import PostgresBatches
+from db.postgres.exams import PostgresExams
+from db.postgres.reports import PostgresResults
+from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
+from db.redis.cache import RedisReportCache, RedisResultCache
+from db.redis.progress import RedisProgressBell
+from runtime.orchestrator import TemporalOrchestrator
+from runtime.resources import Resources, in_background, open_resources
+from runtime.settings import Settings
+from runtime.telemetry import publish_pool_stats, registry
+
+
+def services(resources: Resources, server: uvicorn.Server | None = None) -> Services:
+    """The real things behind the API's ports."""
+    postgres, redis, settings = resources.postgres, resources.redis, resources.settings
+    orchestrator = TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker)
+    return Services(
+        exams=PostgresExams(postgres),
+        batches=PostgresBatches(postgres),
+        results=PostgresResults(postgres),
+        result_cache=RedisResultCache(redis),
+        report_cache=RedisReportCache(redis),
+        keys=PostgresKeys(postgres),
+        idempotency_keys=PostgresIdempotencyKeys(postgres),
+        objects=resources.objects,
+        bell=RedisProgressBell(resources.hub),
+        orchestrator=orchestrator,
+        pinged={
+            "postgres": postgres,
+            "redis": redis,
+            "temporal": orchestrator,
+            "objects": resources.objects,
+        },
+        degraded=lambda: ["redis"] if redis.degraded else [],
+        clock=resources.clock,
+        models=("local", "scripted") if settings.models.script else ("local",),
+        metrics=ApiMetrics(registry(resources)),
+        limits=Limits(max_file_bytes=settings.api.max_file_bytes),
+        draining=lambda: server is not None and server.should_exit,
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Serve the API until SIGTERM or SIGINT."""
+    server: uvicorn.Server
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[LifespanState]:
+        async with open_resources(settings, name="assay-api", check_connections=True) as resources:
+            if settings.api.key is not None:
+                keys = PostgresKeys(resources.postgres)
+                await keys.ensure(settings.tenant_id, "Local", "local", settings.api.key.get_secret_value())
+            async with in_background(publish_pool_stats(resources)):
+                yield {"services": services(resources, server)}
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(lifespan),
+            host=settings.api.host,
+            port=settings.api.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=10,
+            server_header=False,
+        )
+    )
+    await server.serve()

@@ -1,0 +1,116 @@
+"""The settings: one frozen model, read once from the environment (`ASSAY_…`), printed with secrets masked."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workflows.options import WINDOW_FILES, Timings
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PostgresSettings(_Part):
+    """Where Postgres is, and its pool (G1.2)."""
+
+    url: SecretStr | None = None
+    min_size: int = Field(5, ge=0, le=100)
+    max_size: int = Field(20, ge=1, le=200)
+    acquire_timeout_seconds: float = Field(5.0, gt=0, le=60)
+    idle_seconds: float = Field(300, gt=0)
+    lifetime_seconds: float = Field(3600, gt=0)
+
+
+class RedisSettings(_Part):
+    """Where Redis or Valkey is, and its pool."""
+
+    url: SecretStr | None = None
+    max_connections: int = Field(50, ge=1, le=1000)
+    timeout_seconds: float = Field(5.0, gt=0, le=60)
+
+
+class TemporalSettings(_Part):
+    """Where Temporal is; the queues, so that environments can share a server."""
+
+    address: str | None = None
+    namespace: str = "default"
+    ui_url: str | None = None
+    orchestration_queue: str = "orchestration"
+    cognition_queue: str = "cognition"
+
+
+class ObjectSettings(_Part):
+    """Where files are kept: a `file://` or `s3://` address; a folder in the data folder by default."""
+
+    url: str | None = None
+
+
+class ApiSettings(_Part):
+    """Where the API listens, and the key that clients of this machine use."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535, description="0: any free one")
+    url: str | None = Field(None, description="for clients: where the API is")
+    key: SecretStr | None = Field(None, description="for clients, and made known to the API at its start")
+    max_file_bytes: int = Field(1024**3, gt=0)
+
+
+class WorkerSettings(_Part):
+    """How much a worker does at once, and how soon its death is noticed."""
+
+    max_assessments: int = Field(100, ge=1, le=1000)
+    max_parallel_calls: int = Field(8, ge=1, le=100, description="model calls of one submission at once")
+    heartbeat_timeout_seconds: float = Field(10.0, ge=1, le=600)
+    state_interval_seconds: float = Field(30.0, gt=0, le=3600)
+    task_timeout_seconds: float = Field(10.0, ge=1, le=120)
+    window_files: int = Field(WINDOW_FILES, ge=1, le=WINDOW_FILES)
+    shutdown_seconds: float = Field(25.0, ge=0, le=300)
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+
+    def timings(self) -> Timings:
+        """What travels in the input of a new batch."""
+        return Timings(
+            heartbeat_timeout_seconds=self.heartbeat_timeout_seconds,
+            state_interval_seconds=self.state_interval_seconds,
+            task_timeout_seconds=self.task_timeout_seconds,
+        )
+
+
+class ModelSettings(_Part):
+    """The models beside the embedded one."""
+
+    script: Path | None = Field(None, description="a script makes the model `scripted` available")
+
+
+class LogSettings(_Part):
+    """How this process logs."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    """Everything that an operator sets, by `ASSAY_<PART>__<NAME>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ASSAY_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    folder: Path = Path(".assay")
+    tenant_id: str = Field("local", description="the tenant of `assay up`")
+    postgres: PostgresSettings = PostgresSettings()
+    redis: RedisSettings = RedisSettings()
+    temporal: TemporalSettings = TemporalSettings()
+    objects: ObjectSettings = ObjectSettings()
+    api: ApiSettings = ApiSettings()
+    worker: WorkerSettings = WorkerSettings()
+    models: ModelSettings = ModelSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def objects_url(self) -> str:
+        """Where files are kept."""
+        return self.objects.url or f"file://{self.folder.resolve() / 'objects'}"

@@ -1,0 +1,117 @@
+"""Structured logs and figures of one process."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from domain.errors import RedisUnavailable
+from runtime.resources import Resources
+from runtime.settings import LogSettings
+
+POOL_STATS_SECONDS = 60
+_POOL_STATS_EVERY_SECONDS = 20
+
+
+def configure_logs(settings: LogSettings, *, process: str) -> None:
+    """Every log line, ours and the libraries', goes to standard error in one form, with its context."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderer: list[Any] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        if settings.format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level.upper())
+    structlog.contextvars.bind_contextvars(process=process)
+    for noisy in ("uvicorn.access", "httpx", "httpcore", "psycopg.pool"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def instance_name() -> str:
+    """This process, as figures name it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class PoolCollector(Collector):
+    """The pools' figures (G9)."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Prometheus's hook."""
+        active = GaugeMetricFamily(
+            "pool_connections_active", "Connections in use.", labels=["pool_type", "instance"]
+        )
+        waiting = GaugeMetricFamily(
+            "pool_requests_waiting", "Callers that wait for a connection.", labels=["pool_type", "instance"]
+        )
+        degraded = GaugeMetricFamily("degraded", "1 while a resource is absent.", labels=["resource"])
+        pg, redis = pool_stats(self._resources)
+        active.add_metric(["postgres", instance_name()], pg["active"])
+        active.add_metric(["redis", instance_name()], redis["active"])
+        waiting.add_metric(["postgres", instance_name()], pg["waiting"])
+        degraded.add_metric(["redis"], float(self._resources.redis.degraded))
+        yield from (active, waiting, degraded)
+
+
+def pool_stats(resources: Resources) -> tuple[dict[str, int], dict[str, int]]:
+    """What the Postgres and the Redis pool are doing."""
+    stats = resources.postgres.stats()
+    size, free = stats.get("pool_size", 0), stats.get("pool_available", 0)
+    pg = {"size": size, "active": size - free, "waiting": stats.get("requests_waiting", 0)}
+    pool = resources.redis.client.connection_pool
+    return pg, {"active": len(getattr(pool, "_in_use_connections", ())), "max": pool.max_connections}
+
+
+def registry(resources: Resources) -> CollectorRegistry:
+    """A process's figures, beginning with its pools."""
+    made = CollectorRegistry()
+    made.register(PoolCollector(resources))
+    return made
+
+
+async def publish_pool_stats(resources: Resources) -> None:
+    """Keep `pool_stats:pg` and `pool_stats:redis` fresh until cancelled (G1.5)."""
+    while True:
+        for name, stats in zip(("pg", "redis"), pool_stats(resources), strict=True):
+            key = f"pool_stats:{name}"
+            try:
+                with resources.redis.use() as client:
+                    await client.hset(key, instance_name(), json.dumps(stats))
+                    await client.expire(key, POOL_STATS_SECONDS)
+            except RedisUnavailable:
+                break  # figures that may be lost
+        await asyncio.sleep(_POOL_STATS_EVERY_SECONDS)

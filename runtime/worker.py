@@ -1,0 +1,195 @@
+"""The worker: puts the real things behind the activities' ports. This file is the wiring diagram."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from prometheus_client import start_http_server
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.assess import AssessActivities
+from activities.batches import BatchActivities
+from activities.failures import FailureInterceptor
+from activities.persist import PersistActivities
+from db.postgres.batches import PostgresBatchRuns
+from db.postgres.exams import PostgresExams
+from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
+from db.postgres.reports import PostgresResults
+from db.redis.barrier import RedisBarrier
+from db.redis.cache import RedisReportCache, RedisResultCache
+from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
+from db.relay import OutboxRelay
+from domain.ports import Models
+from runtime.resources import Resources, in_background, open_resources
+from runtime.settings import Settings
+from runtime.telemetry import publish_pool_stats, registry
+from workflows.batch import BatchWorkflow, WindowWorkflow
+from workflows.grading import GradingWorkflow
+
+#: our packages enter the workflow sandbox as they are: they hold no state of their own
+_PASSTHROUGH = ("activities", "domain", "structlog", "workflows")
+
+
+async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool) -> None:
+    """Serve the queues until SIGTERM or SIGINT; running agents are drained at their next step."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
+    async with open_resources(settings, name="assay-worker") as resources:
+        if settings.worker.metrics_port is not None:
+            start_http_server(settings.worker.metrics_port, "127.0.0.1", registry(resources))
+        await _connected(resources, stop)
+        if stop.is_set():
+            return
+        workers: list[Worker] = []
+        if orchestration:
+            workers.append(orchestration_worker(resources))
+        if cognition:
+            workers.append(cognition_worker(resources))
+        async with serving(resources, workers, relay=orchestration):
+            structlog.get_logger("assay.worker").info(
+                "worker_ready", queues=[worker.task_queue for worker in workers]
+            )
+            await stop.wait()
+            structlog.get_logger("assay.worker").info("worker_draining")
+
+
+@asynccontextmanager
+async def serving(resources: Resources, workers: Sequence[Worker], *, relay: bool) -> AsyncIterator[None]:
+    """Run the workers, and the relay beside them, for as long as the block."""
+    background = [publish_pool_stats(resources)]
+    if relay:
+        publisher = RedisPublisher(resources.redis, resources.hub)
+        background.append(OutboxRelay(resources.postgres, publisher).run())
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(in_background(*background))
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        yield
+
+
+async def _connected(resources: Resources, stop: asyncio.Event) -> None:
+    """Connect to Temporal, waiting for it as long as need be."""
+    while not stop.is_set():
+        try:
+            await resources.temporal.service_client.check_health(timeout=timedelta(seconds=5))
+        except (RPCError, RuntimeError) as error:
+            structlog.get_logger("assay.worker").warning("temporal_awaited", reason=str(error)[:200])
+            await asyncio.sleep(1)
+        else:
+            return
+
+
+def orchestration_worker(resources: Resources) -> Worker:
+    """Workflows and their light activities."""
+    link = resources.redis
+    results = PostgresResults(resources.postgres)
+    batches = BatchActivities(
+        runs=PostgresBatchRuns(resources.postgres),
+        barrier=RedisBarrier(link),
+        results=results,
+        reports=RedisReportCache(link),
+    )
+    persist = PersistActivities(
+        assessments=PostgresAssessments(resources.postgres),
+        results=results,
+        cache=RedisResultCache(link),
+        barrier=RedisBarrier(link),
+        bell=RedisBell(link),
+    )
+    return _worker(
+        resources,
+        resources.settings.temporal.orchestration_queue,
+        workflows=[BatchWorkflow, WindowWorkflow, GradingWorkflow],
+        activities=[
+            batches.begin_scattering,
+            batches.queue_window,
+            batches.open_barrier,
+            batches.gather_results,
+            batches.finish_batch,
+            batches.end_batch_early,
+            batches.await_workflow,
+            persist.record_results,
+            persist.erase_results,
+            persist.cache_results,
+            persist.evict_results,
+            persist.ring_bell,
+            persist.ring_retraction,
+            persist.fail_file,
+            persist.cancel_file,
+        ],
+        max_concurrent_activities=100,
+    )
+
+
+def cognition_worker(resources: Resources) -> Worker:
+    """The agents. LangGraph is imported here, and nowhere that need not wait for it."""
+    from agents.session import GradingSession
+    from db.postgres.checkpoints import FencedPostgresSaver
+
+    pool = resources.postgres.pool
+    assess = AssessActivities(
+        threads=PostgresThreads(resources.postgres),
+        submissions=PostgresSubmissions(resources.postgres),
+        exams=PostgresExams(resources.postgres),
+        objects=resources.objects,
+        agent=GradingSession(
+            models=models(resources.settings),
+            open_saver=lambda epoch: FencedPostgresSaver(pool, epoch),
+            clock=resources.clock,
+            max_parallel=resources.settings.worker.max_parallel_calls,
+        ),
+        states=RedisStatePublisher(resources.redis),
+    )
+    return _worker(
+        resources,
+        resources.settings.temporal.cognition_queue,
+        workflows=[],
+        activities=[assess.assess_submission],
+        max_concurrent_activities=resources.settings.worker.max_assessments,
+    )
+
+
+def models(settings: Settings) -> Models:
+    """Every model that can be asked for by name; the gateway will stand here."""
+    from agents.local.model import LocalModel
+    from gateway.models import ModelDirectory
+    from gateway.scripted import Script, ScriptedModel
+
+    upstreams: dict[str, Models] = {"local": LocalModel()}
+    if settings.models.script is not None:
+        upstreams["scripted"] = ScriptedModel(Script.load(settings.models.script))
+    return ModelDirectory(upstreams)
+
+
+def _worker(
+    resources: Resources,
+    task_queue: str,
+    *,
+    workflows: Sequence[type],
+    activities: Sequence[Any],
+    max_concurrent_activities: int,
+) -> Worker:
+    settings = resources.settings.worker
+    return Worker(
+        resources.temporal,
+        task_queue=task_queue,
+        workflows=workflows,
+        activities=activities,
+        interceptors=[FailureInterceptor()],
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSTHROUGH)
+        ),
+        max_concurrent_activities=max_concurrent_activities,
+        # the SDK holds heartbeats back for 0.8 of the timeout; half of it is promised (G2.3)
+        max_heartbeat_throttle_interval=timedelta(seconds=settings.heartbeat_timeout_seconds / 4),
+        default_heartbeat_throttle_interval=timedelta(seconds=settings.heartbeat_timeout_seconds / 4),
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+    )
