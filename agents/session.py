@@ -1,7 +1,7 @@
 """One attempt at grading one submission: its thread, its saver, and where to resume."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,6 +20,7 @@ from agents.grading.state import (
     check_state,
     initial_state,
 )
+from domain.assessment import Assessment
 from domain.batch import AgentState
 from domain.errors import AgentDrained, CorruptCheckpoint
 from domain.ports import AgentOutcome, AgentRun, Clock, Models
@@ -27,6 +28,8 @@ from domain.ports import AgentOutcome, AgentRun, Clock, Models
 DEFAULT_MAX_PARALLEL = 8
 
 Saver = BaseCheckpointSaver[Any]
+#: what `astream` yields for several modes, which LangGraph's types do not tell
+_Events = AsyncGenerator[tuple[str, Any], None]
 
 
 class GradingSession:
@@ -108,14 +111,6 @@ class GradingSession:
         )
 
 
-class _Events(AsyncIterator[tuple[str, Any]]):
-    """The shape of the stream with several modes, which LangGraph's types do not tell."""
-
-    async def aclose(self) -> None:
-        """Close the generator."""
-        raise NotImplementedError
-
-
 class _Draining(RunControl):
     """Asks whether to drain at the moment when the graph wants to know: between two steps."""
 
@@ -178,7 +173,7 @@ class _Narrator:
         self.values = checkpoint.checkpoint["channel_values"]
         self._tell("sum_points", checkpoint.checkpoint["id"])
 
-    def assessment(self) -> Any:
+    def assessment(self) -> Assessment:
         """What the finished thread's state adds up to."""
         return assessment_of(cast("GradingState", self.values), self.run.exam)
 

@@ -261,7 +261,7 @@ async def list_batches(
     "/{batch_id}",
     summary="Read a batch",
     description="With its progress and the addresses of its parts.",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 422, 503),
 )
 async def read_batch(batch_id: BatchId, caller: Reader, services: ServicesOf) -> BatchWithProgress:
     """The batch and how far it is."""
@@ -276,7 +276,7 @@ async def read_batch(batch_id: BatchId, caller: Reader, services: ServicesOf) ->
     summary="Complete a batch",
     description="The second phase: freezes the files and starts the work. A repetition is the same batch, "
     "and the way on after a 503.",
-    responses=problems(401, 403, 404, 409, 413, 503),
+    responses=problems(401, 403, 404, 409, 413, 422, 503),
 )
 async def complete_batch(batch_id: BatchId, caller: Submitter, services: ServicesOf) -> BatchView:
     """The batch with its files counted and its workflow started."""
@@ -295,7 +295,7 @@ async def complete_batch(batch_id: BatchId, caller: Submitter, services: Service
     "is answered as it is, with 200.",
     responses={
         200: {"model": BatchView, "description": "The batch has ended."},
-        **problems(401, 403, 404, 503),
+        **problems(401, 403, 404, 422, 503),
     },
 )
 async def cancel_batch(

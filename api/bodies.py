@@ -45,7 +45,9 @@ def parse_body(model: type[Model], body: bytes) -> Model:
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The `requestBody` of a route that reads its body by hand, for the OpenAPI document."""
-    schema = model.model_json_schema()
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    # what it refers to is in the document already, by the answers
+    schema.pop("$defs", None)
     examples = schema.pop("examples", [])
     content = {"schema": schema, "example": examples[0]} if examples else {"schema": schema}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

@@ -179,7 +179,7 @@ async def list_exams(
     "/{exam_id}",
     summary="Read an exam",
     description="With its questions and rubrics, at the newest rubric version.",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 422, 503),
 )
 async def read_one_exam(exam_id: ExamId, caller: Reader, services: ServicesOf) -> ExamView:
     """The exam with its questions."""

@@ -167,7 +167,7 @@ async def list_files(
     summary="Read a submission's marks",
     description="Points, reasons and quotes by question and criterion. Before the file is graded the answer "
     "has its state and no results.",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 422, 503),
 )
 async def read_results(
     batch_id: BatchId, file_id: FileId, caller: Reader, services: ServicesOf

@@ -271,7 +271,8 @@ async def _refuse(socket: WebSocket, error: AssayError) -> None:
     if not error.expected:
         log.error("socket_failed", code=error.code, exc_info=error)
     closing = next((_CLOSINGS[each] for each in type(error).__mro__ if each in _CLOSINGS), CLOSED_DEFECT)
-    await socket.send_text(_json({"type": "error", **problem_of(error, trace_id_of(socket.scope))}))
+    problem = problem_of(error, trace_id_of(socket.scope))
+    await socket.send_text(_json({"type": "error", "problem": problem}))
     await socket.close(closing, error.code)
 
 

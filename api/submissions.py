@@ -57,7 +57,7 @@ class SubmissionState(BaseModel):
     summary="Read a submission's state",
     description="What its workflow says of the agent; where there is no workflow or Temporal does not "
     "answer, what Postgres knows.",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 422, 503),
 )
 async def read_submission_state(
     submission_id: SubmissionId, caller: Reader, services: ServicesOf

@@ -219,8 +219,8 @@ async def put_file(
     summary="Upload several files",
     description="A multipart body, streamed. The first file that is refused ends the request with its "
     "problem, whose `stored` lists the files before it; repeating the request is safe, for what is there "
-    "is a no-op. A part may carry its own `X-Content-SHA256`. With an `Idempotency-Key`, a request whose files were all "
-    "there is answered as a repetition.",
+    "is a no-op. A part may carry its own `X-Content-SHA256`. With an `Idempotency-Key`, a request whose "
+    "files were all there is answered as a repetition.",
     responses={
         200: {"model": UploadedFiles, "description": "All files were there, or replaced others."},
         **problems(401, 403, 404, 409, 413, 422, 503),

@@ -195,6 +195,10 @@ class Batches(Protocol):
         """The tenant's file, whichever batch it is in; raises `NotFound`."""
         ...
 
+    async def census(self, tenant_id: str) -> tuple[dict[str, int], dict[str, int]]:
+        """How many batches and how many files of the tenant are in each state."""
+        ...
+
     async def progress(self, batch_id: str) -> Progress:
         """Counts by state from Postgres, the truth."""
         ...

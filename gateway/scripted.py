@@ -63,8 +63,8 @@ class Script:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The script in a YAML or JSON file; `InvalidInput` names a field that is not known."""
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        content = _known(document, cls, str(path))
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = _known({} if document is None else document, cls, str(path))
         rules = tuple(
             Rule(**_known(each, Rule, f"{path}: rules[{index}]"))
             for index, each in enumerate(content.pop("rules", ()))

@@ -45,9 +45,8 @@ SEARCH_ATTRIBUTES = {
     "AssayStage": "Keyword",
     "AssayNeedsIntervention": "Bool",
 }
-RETENTION_SECONDS = (
-    720 * 3600
-)  # 30 days; the dev server's own default is one, too short to look into a failure
+# 30 days; the dev server's own default is one, too short to look into a failure
+RETENTION_SECONDS = 720 * 3600
 FIRST_START_SECONDS = 120.0  # initdb ends on fsync, which a slow disk makes long
 READY_SECONDS = 60.0  # crash recovery replays at most `max_wal_size` of WAL
 PROBE_SECONDS = 5.0
@@ -166,6 +165,9 @@ class Ports:
     temporal_ui: int
     temporal_http: int
     temporal_metrics: int
+    api: int
+    orchestration_metrics: int
+    cognition_metrics: int
 
     @classmethod
     def open(cls, folder: Path) -> Ports:
@@ -350,7 +352,7 @@ class _Server(ABC):
 
     async def prepare(self) -> None:
         """Make what the program needs on disk."""
-        _private_folder(self.data)
+        private_folder(self.data)
 
     @abstractmethod
     def build(self) -> ChildProcess:
@@ -708,8 +710,8 @@ class EmbeddedStack:
         if self._lock is not None:
             raise StackError("this stack is already started; stop it first")
         began = time.monotonic()
-        _private_folder(self.folder)
-        self._lock = _take_lock(self.folder)
+        private_folder(self.folder)
+        self._lock = take_lock(self.folder)
         try:
             await self._open()
         except BaseException:
@@ -741,7 +743,7 @@ class EmbeddedStack:
 
     async def _open(self) -> None:
         for name in ("objects", "logs"):
-            _private_folder(self.folder / name)
+            private_folder(self.folder / name)
         (self.folder / "state.json").unlink(missing_ok=True)
         await self.processes.end_leftovers(grace_seconds=LEFTOVER_GRACE_SECONDS)
         binaries, passwords = Binaries.locate(), Secrets.open(self.folder)
@@ -813,7 +815,8 @@ class EmbeddedStack:
             self._log.warning("server restarted", server=server.name, seconds=seconds)
 
 
-def _private_folder(folder: Path) -> None:
+def private_folder(folder: Path) -> None:
+    """Make the folder, for our eyes only; raises `StackError` for another user's."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.geteuid():
@@ -824,7 +827,8 @@ def _private_folder(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def _take_lock(folder: Path) -> int:
+def take_lock(folder: Path) -> int:
+    """The descriptor that holds the folder's lock; raises `StackAlreadyRunning`."""
     # Opened by us, the descriptor is not inheritable: a child that outlived us could not hold the lock.
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -28,7 +28,7 @@ _LENGTH_EXPONENT = 0.6
 #: what lines of code have and sentences do not
 _CODE = re.compile(r"[={}\[\];]|\w\(|:\s*$|^\s*(?:return|raise|import|else|throw)\b")
 #: at this distance from the nearest threshold the rules are as certain as they get
-_CERTAIN_DISTANCE = 0.2
+_CERTAIN_DISTANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,4 @@ def _confidence(coverage: float) -> float:
 def _shown(expectation: Expectation, some_terms: Iterable[str]) -> tuple[str, ...]:
     """The terms as words for a reader, the weightiest first; Chinese pairs are no words."""
     ranked = sorted(some_terms, key=lambda term: (-expectation.weights[term], term))
-    return tuple(
-        expectation.written.get(term, term) for term in ranked if not is_chinese(term)
-    )
+    return tuple(expectation.written.get(term, term) for term in ranked if not is_chinese(term))

@@ -8,23 +8,26 @@ _TOKEN = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ]+|\d+(?:\.\d+)?|[^\W\d_㐀-�
 _CJK = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ]")
 
 #: words without a subject of their own, and the verbs that rubrics are written with
-_STOP_WORDS = frozenset(
-    """a about after all also although always am an and another any are as at back be because been before being
-    between both but by can cannot could did do does done each either else etc even ever every few for from
-    further gave get give given gives go goes got had has have having he her here him his how however i if in
-    into is it its itself just least less let like made make makes many may me mean means might more most much
-    must my namely need neither never no nobody none nor not nothing now of off often on once one only or other
-    others our out over own per quite rather really said same say says see seem shall she should since so some
-    something still such than that the their them themselves then there therefore these they thing this those
-    though through thus to together too under until up upon us use used uses using usually very via was way we
-    well were what whatever when where whether which while who whom whose why will with within without would
-    yes yet you your
-    answer answers clear closes compares contrast contrasts correct correctly criterion describe describes discuss
-    discusses explain explains give gives example examples mention mentions name names point points question
-    right state states student suitable""".split()
-)
+_STOP_TEXT = """
+a about after all also although always am an and another any are as at back be because been before being
+between both but by can cannot could did do does done each either else etc even ever every few for from
+further gave get give given gives go goes got had has have having he her here him his how however i if in
+into is it its itself just least less let like made make makes many may me mean means might more most much
+must my namely need neither never no nobody none nor not nothing now of off often on once one only or other
+others our out over own per quite rather really said same say says see seem shall she should since so some
+something still such than that the their them themselves then there therefore these they thing this those
+though through thus to together too under until up upon us use used uses using usually very via was way we
+well were what whatever when where whether which while who whom whose why will with within without would
+yes yet you your
+answer answers clear closes compares contrast contrasts correct correctly criterion describe describes discuss
+discusses explain explains give gives example examples mention mentions name names point points question
+right state states student suitable
+"""
+_STOP_WORDS = frozenset(_STOP_TEXT.split())
 #: characters that only join others, and so make pairs that say nothing
-_JOINING_CHARACTERS = frozenset("的了是在和与及或其之也就都而但于以为对把被从到个这那有能会可要说明解释指出给答")
+_JOINING_CHARACTERS = frozenset(
+    "的了是在和与及或其之也就都而但于以为对把被从到个这那有能会可要说明解释指出给答"
+)
 _SUFFIXES = ("ization", "isation", "ational", "fulness", "ations", "ation", "ments", "ness", "ment", "ings",
              "edly", "ing", "ied", "ies", "ers", "ed", "es", "er", "ly", "or", "s", "e", "y")  # fmt: skip
 

@@ -1,0 +1,535 @@
+"""The `assay` command. Every import that costs time stands in the command that needs it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from domain.errors import AssayError
+from runtime.settings import Settings
+
+OK, FAILED, BAD_INPUT, UNAVAILABLE, PARTIAL = 0, 1, 2, 3, 4
+
+EPILOG = (
+    "Exit codes: 0 done; 1 failed; 2 wrong input; 3 something does not answer; 4 done in part. "
+    "Settings: ASSAY_<PART>__<NAME>, see docs/operating.md."
+)
+
+app = typer.Typer(
+    name="assay",
+    help="Durable, budgeted AI assessment of batches of files.",
+    epilog=EPILOG,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
+
+
+def main() -> None:
+    """The console command: one message for each error, and an exit code that means something."""
+    code = FAILED
+    try:
+        code = app(standalone_mode=False) or OK
+    except typer.Exit as exit_:
+        code = exit_.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+        # typer's own usage errors know how to show themselves
+    except Exception as error:  # noqa: BLE001  # the last place where an error can get a message
+        code = _say(error)
+    _leave(code)
+
+
+def _say(error: Exception) -> int:
+    from click.exceptions import ClickException
+
+    from runtime.embedded import StackError
+    from runtime.processes import ProcessError
+
+    if isinstance(error, ClickException):
+        error.show()
+        return BAD_INPUT
+    if isinstance(error, ValidationError):
+        for problem in error.errors():
+            name = "ASSAY_" + "__".join(str(part).upper() for part in problem["loc"])
+            err.print(f"[red]Wrong setting[/red] {escape(name)}: {escape(problem['msg'])}")
+        return BAD_INPUT
+    if isinstance(error, (AssayError, StackError, ProcessError)):
+        err.print(f"[red]{escape(str(error))}[/red]")
+        return _code_of(error)
+    err.print_exception()
+    return FAILED
+
+
+def _code_of(error: Exception) -> int:
+    from domain.errors import InvalidInput, Unavailable
+    from runtime.client import ApiUnreachable, RequestRefused
+    from runtime.embedded import StackError
+
+    if isinstance(error, RequestRefused):
+        return UNAVAILABLE if error.status >= 500 else BAD_INPUT
+    if isinstance(error, (Unavailable, ApiUnreachable, StackError)):
+        return UNAVAILABLE
+    return BAD_INPUT if isinstance(error, InvalidInput) else FAILED
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # temporalio's threads sometimes crash the interpreter while it is taken down (sdk-python #300);
+    # everything is flushed, so nothing needs to be taken down
+    os._exit(code)
+
+
+@contextmanager
+def _client() -> "Iterator[Any]":
+    from runtime.client import ApiClient, ApiUnreachable
+    from runtime.local import running_installation
+
+    settings = Settings()
+    running = running_installation(settings.folder.resolve())
+    url = settings.api.url or (running.api_url if running else None)
+    key = settings.api.key.get_secret_value() if settings.api.key else (running.key if running else None)
+    if url is None or key is None:
+        raise ApiUnreachable(
+            f"Nothing runs in {settings.folder}. Start it with `assay up`, "
+            "or set ASSAY_API__URL and ASSAY_API__KEY."
+        )
+    with ApiClient(url, key) as client:
+        yield client
+
+
+def _print_json(document: Any) -> None:
+    out.print_json(json.dumps(document, ensure_ascii=False))
+
+
+# --- the installation ------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    json_: Json = False,
+) -> None:
+    """Start servers, workers and API in the foreground, and keep them alive until Ctrl-C.
+
+    Example: assay up
+    """
+    from runtime.local import local_installation, running_installation
+    from runtime.telemetry import configure_logs
+
+    settings = Settings()
+    configure_logs(settings.log, process="up")
+    if running := running_installation(settings.folder.resolve()):
+        _show_installation(running, "Already up", json_)
+        return
+
+    async def run() -> None:
+        stop = _stop_signal()
+        async with local_installation(settings) as installation:
+            _show_installation(installation, "Up", json_)
+            await stop.wait()
+            err.print("Stopping: agents finish their step, then the servers end.")
+
+    _run(run)
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(each, stop.set)
+    return stop
+
+
+def _run(main_: Callable[[], Awaitable[None]]) -> None:
+    """Run to the end; a signal during the start or the stop ends it in order, too."""
+
+    async def guarded() -> None:
+        task = asyncio.ensure_future(main_())
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(each, task.cancel)
+        await task
+
+    try:
+        asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _show_installation(installation: Any, title: str, json_: bool) -> None:
+    if json_:
+        _print_json(
+            {
+                "pid": installation.pid,
+                "api": installation.api_url,
+                "api_docs": f"{installation.api_url}/docs",
+                "temporal_ui": installation.temporal_ui_url,
+            }
+        )
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_row("API", installation.api_url)
+    table.add_row("API docs", f"{installation.api_url}/docs")
+    table.add_row("Temporal Web UI", installation.temporal_ui_url)
+    out.print(f"[bold green]{title}[/bold green] (pid {installation.pid})")
+    out.print(table)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `assay up` has started over this data folder.
+
+    Example: assay down
+    """
+    import time
+
+    from runtime.processes import ProcessIdentity
+
+    folder = Settings().folder.resolve()
+    holder = _lock_holder(folder)
+    identity = ProcessIdentity.of("assay", holder) if holder else None
+    if identity is None:
+        out.print("Nothing runs here.")
+        return
+    identity.send(signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while identity.alive:
+        if time.monotonic() > deadline:
+            err.print(f"[red]Process {identity.pid} is still stopping after 60 s.[/red]")
+            raise typer.Exit(UNAVAILABLE)
+        time.sleep(0.1)
+    out.print("Stopped.")
+
+
+def _lock_holder(folder: Path) -> int | None:
+    """The process that holds the data folder, also while it is starting or stopping."""
+    from runtime.embedded import StackAlreadyRunning, take_lock
+
+    if not (folder / "lock").exists():
+        return None
+    try:
+        os.close(take_lock(folder))
+    except StackAlreadyRunning as error:
+        return error.pid
+    return None
+
+
+@app.command()
+def status(json_: Json = False) -> None:
+    """Say what runs over this data folder, and whether it is ready. Exit code 3 if it is not.
+
+    Example: assay status --json
+    """
+    import httpx
+
+    from runtime.local import running_installation
+
+    running = running_installation(Settings().folder.resolve())
+    if running is None:
+        _print_json({"running": False}) if json_ else out.print(
+            "Nothing runs here. Start it with `assay up`."
+        )
+        raise typer.Exit(UNAVAILABLE)
+    try:
+        health = httpx.get(f"{running.api_url}/health/ready", timeout=10).json()
+    except (httpx.HTTPError, ValueError):
+        health = {"status": "unreachable"}
+    ready = health.get("status") == "ready"
+    if json_:
+        _print_json(
+            {"running": True, "ready": ready, "health": health, "temporal_ui": running.temporal_ui_url}
+        )
+    else:
+        _show_installation(running, "Ready" if ready else "Not ready", json_)
+        out.print(f"Health: {escape(json.dumps(health))}")
+    raise typer.Exit(OK if ready else UNAVAILABLE)
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Check this machine and this installation; every failed check names its remedy.
+
+    Example: assay doctor
+    """
+    from runtime.doctor import run_checks
+
+    checks = asyncio.run(run_checks(Settings().folder.resolve()))
+    if json_:
+        _print_json([vars_of(check) for check in checks])
+    else:
+        table = Table("", "check", "result", "what to do", box=None)
+        for check in checks:
+            mark = "[green]ok[/green]" if check.ok else "[red]no[/red]"
+            table.add_row(mark, escape(check.name), escape(check.detail), escape(check.remedy))
+        out.print(table)
+    raise typer.Exit(OK if all(check.ok for check in checks) else FAILED)
+
+
+def vars_of(check: Any) -> dict[str, Any]:
+    """A check as plain data."""
+    return {"name": check.name, "ok": check.ok, "detail": check.detail, "remedy": check.remedy}
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema of ASSAY_POSTGRES__URL up to date; safe to run from many places at once.
+
+    Example: ASSAY_POSTGRES__URL=postgresql://… assay migrate
+    """
+    from db.postgres.migrate import migrate as run_migrations
+    from runtime.embedded import running_stack
+
+    settings = Settings()
+    running = running_stack(settings.folder.resolve())
+    url = settings.postgres.url.get_secret_value() if settings.postgres.url else None
+    url = url or (running.addresses.postgres_url if running else None)
+    if url is None:
+        raise typer.BadParameter("ASSAY_POSTGRES__URL is not set, and nothing runs here.")
+    applied = asyncio.run(run_migrations(url))
+    out.print(f"Applied: {', '.join(applied)}." if applied else "The schema is up to date.")
+
+
+@app.command()
+def worker(
+    kind: Annotated[
+        Literal["all", "orchestration", "cognition"], typer.Option(help="Which queues to serve.")
+    ] = "all",
+) -> None:
+    """Serve Temporal's task queues until SIGTERM; running agents are drained at their next step.
+
+    Example: assay worker --kind cognition
+    """
+    from runtime.telemetry import configure_logs
+    from runtime.worker import run_worker
+
+    settings = Settings()
+    configure_logs(settings.log, process=f"worker-{kind}")
+    _log_settings(settings)
+    asyncio.run(run_worker(settings, orchestration=kind != "cognition", cognition=kind != "orchestration"))
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API until SIGTERM.
+
+    Example: ASSAY_API__PORT=8080 assay api
+    """
+    from runtime.server import serve
+    from runtime.telemetry import configure_logs
+
+    settings = Settings()
+    configure_logs(settings.log, process="api")
+    _log_settings(settings)
+    asyncio.run(serve(settings))
+
+
+def _log_settings(settings: Settings) -> None:
+    import structlog
+
+    # secrets are SecretStr and mask themselves
+    structlog.get_logger("assay").info("settings", settings=settings.model_dump(mode="json"))
+
+
+# --- the work -----------------------------------------------------------------------------------------
+
+Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Follow the batch until it has ended.")]
+
+
+@app.command()
+def grade(
+    exam: Annotated[Path, typer.Argument(help="The exam, YAML or JSON.", exists=True, dir_okay=False)],
+    files: Annotated[list[Path], typer.Argument(help="The submissions.", exists=True, dir_okay=False)],
+    watch_: Watch = False,
+    json_: Json = False,
+    model: Annotated[str, typer.Option(help="Which model grades open questions.")] = "local",
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Submissions graded at once.")] = 10,
+    name: Annotated[str, typer.Option(help="A name for the batch.")] = "",
+) -> None:
+    """Grade submissions against an exam.
+
+    Example: assay grade exam.yaml answers/*.txt --watch
+    """
+    from runtime.grading import grade as grade_files
+    from runtime.grading import show_report
+    from runtime.watching import watch_batch
+
+    with _client() as client:
+        batch_id = grade_files(
+            client, exam, files, console=err, model=model, max_concurrent=max_concurrent, name=name
+        )
+        if not watch_:
+            _print_json({"batch_id": batch_id}) if json_ else out.print(
+                f"Batch {batch_id} is running. Follow it with: assay watch {batch_id}"
+            )
+            return
+        state = watch_batch(client, batch_id, console=err)
+        report = client.report(batch_id)
+    _print_json(report) if json_ else show_report(report, out)
+    raise typer.Exit(_exit_code(state))
+
+
+@app.command()
+def batches(
+    state: Annotated[str | None, typer.Option(help="Only batches in this state.")] = None,
+    page: Annotated[int, typer.Option(min=1)] = 1,
+    json_: Json = False,
+) -> None:
+    """List the batches, newest first.
+
+    Example: assay batches --state completed
+    """
+    with _client() as client:
+        parameters = {"page": page, "page_size": 20} | ({"state": state} if state else {})
+        answer = client.get("/v1/batches", **parameters)
+    if json_:
+        _print_json(answer)
+        return
+    table = Table("batch", "name", "state", "files", "model", "opened", box=None)
+    for each in answer["items"]:
+        table.add_row(
+            each["batch_id"],
+            escape(each["name"]),
+            each["status"],
+            str(each["total_files"]),
+            each["model"],
+            each["created_at"][:19].replace("T", " "),
+        )
+    out.print(table)
+    out.print(f"{answer['total']} in all, page {answer['page']}.")
+
+
+@app.command()
+def watch(batch_id: Annotated[str, typer.Argument(help="The batch.")]) -> None:
+    """Follow a batch: stage, counts, rate and time left. The exit code tells how it ended.
+
+    Example: assay watch 0197c1de-…
+    """
+    from runtime.watching import watch_batch
+
+    with _client() as client:
+        state = watch_batch(client, batch_id, console=err)
+    out.print(state)
+    raise typer.Exit(_exit_code(state))
+
+
+@app.command()
+def cancel(batch_id: Annotated[str, typer.Argument(help="The batch.")]) -> None:
+    """Cancel a batch; what has been graded stays.
+
+    Example: assay cancel 0197c1de-…
+    """
+    with _client() as client:
+        answer = client.post(f"/v1/batches/{batch_id}/cancel")
+    out.print(f"{answer['batch_id']}: {answer['status']}")
+
+
+@app.command()
+def report(
+    batch_id: Annotated[str, typer.Argument(help="The batch.")],
+    json_: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets, a row a submission.")] = False,
+) -> None:
+    """Show a batch's report.
+
+    Example: assay report 0197c1de-… --csv > marks.csv
+    """
+    from runtime.grading import show_report
+
+    with _client() as client:
+        if csv:
+            sys.stdout.buffer.write(client.report_csv(batch_id))
+            return
+        document = client.report(batch_id)
+    _print_json(document) if json_ else show_report(document, out)
+
+
+@app.command()
+def states(
+    machine: Annotated[Literal["batch", "file"], typer.Argument(help="Which machine.")] = "batch",
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid diagram.")] = False,
+) -> None:
+    """Show the legal moves of a state machine, with what is where right now.
+
+    Example: assay states file
+    """
+    from domain.states import BATCH_MACHINE, FILE_MACHINE
+    from runtime.grading import show_machine
+
+    chosen = BATCH_MACHINE if machine == "batch" else FILE_MACHINE
+    if mermaid:
+        out.print(chosen.mermaid(), markup=False)
+        return
+    show_machine(chosen, _census(machine), out)
+
+
+def _census(machine: str) -> dict[str, int]:
+    """Live counts by state; none where nothing runs."""
+    from runtime.client import ApiUnreachable
+
+    try:
+        with _client() as client:
+            census: dict[str, int] = client.get("/v1/census")[machine]
+            return census
+    except ApiUnreachable:
+        return {}
+
+
+@app.command()
+def demo(
+    json_: Json = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up until Ctrl-C.")] = False,
+) -> None:
+    """Grade the demonstration class with everything real, and check that the outcome is whole.
+
+    Example: assay demo --keep
+    """
+    from runtime.demonstration import run_demonstration
+    from runtime.local import local_installation, running_installation
+    from runtime.settings import LogSettings
+    from runtime.telemetry import configure_logs
+
+    settings = Settings()
+    configure_logs(LogSettings(level="error"), process="demo")
+    outcome: dict[str, Any] = {}
+
+    async def run() -> None:
+        if running := running_installation(settings.folder.resolve()):
+            outcome.update(await asyncio.to_thread(run_demonstration, running, out, err, json_=json_))
+            return
+        err.print("Starting PostgreSQL, Valkey, Temporal, two workers and the API …")
+        async with local_installation(settings) as installation:
+            outcome.update(await asyncio.to_thread(run_demonstration, installation, out, err, json_=json_))
+            if keep:
+                _show_installation(installation, "Still up, until Ctrl-C", json_=False)
+                await _stop_signal().wait()
+
+    _run(run)
+    if json_:
+        _print_json(outcome["summary"])
+    for broken in outcome["broken"]:
+        err.print(f"[red]Broken invariant:[/red] {escape(broken)}")
+    raise typer.Exit(FAILED if outcome["broken"] else OK)
+
+
+def _exit_code(state: str) -> int:
+    return {"completed": OK, "partial": PARTIAL}.get(state, FAILED)
+
+
+if __name__ == "__main__":
+    main()

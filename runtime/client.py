@@ -1,0 +1,143 @@
+"""The HTTP client of the command line."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+from httpx_sse import connect_sse
+
+from domain.errors import AssayError
+
+
+class RequestRefused(AssayError):
+    """The API answered with a problem document."""
+
+    code = "request_refused"
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        detail = problem.get("detail") or problem.get("title") or f"status {status}"
+        super().__init__(f"{detail} [{problem.get('code', status)}]", field=problem.get("field"))
+        self.status = status
+        self.problem = problem
+
+
+class ApiUnreachable(AssayError):
+    """No API answers at the address."""
+
+    code = "api_unreachable"
+
+
+class ApiClient:
+    """What the command line asks of the API; one connection pool, safe to use from threads."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self._http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=httpx.Timeout(30.0, connect=5.0)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The JSON document at a path."""
+        return self._json(self._send("GET", path, params=parameters or None))
+
+    def post(self, path: str, document: Any = None, *, idempotency_key: str | None = None) -> Any:
+        """The JSON answer to a posted document."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        return self._json(self._send("POST", path, json=document, headers=headers))
+
+    def create_exam(self, path: Path) -> Any:
+        """Hand in an exam, YAML or JSON by the file's name."""
+        kind = "application/json" if path.suffix == ".json" else "application/yaml"
+        return self._json(
+            self._send("POST", "/v1/exams", content=path.read_bytes(), headers={"Content-Type": kind})
+        )
+
+    def upload(self, batch_id: str, path: Path) -> Any:
+        """Upload one file under its name, with its digest checked at the other end."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            address = f"/v1/batches/{batch_id}/files/{quote(path.name, safe='')}"
+            return self._json(self._send("PUT", address, content=file, params={"sha256": digest}))
+
+    def events(self, batch_id: str, after: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The batch's snapshot and events by type, until its end; a cut stream is taken up where it was."""
+        last = after
+        while True:
+            headers = {} if last is None else {"Last-Event-ID": str(last)}
+            try:
+                with connect_sse(
+                    self._http, "GET", f"/v1/batches/{batch_id}/events", headers=headers, timeout=60.0
+                ) as source:
+                    if source.response.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    if source.response.is_error:
+                        source.response.read()
+                        self._json(source.response)
+                    for event in source.iter_sse():
+                        last = int(event.id) if event.id else last
+                        yield event.event, json.loads(event.data) if event.data else {}
+                        if event.event == "end":
+                            return
+            except httpx.TransportError:
+                if self._gone():
+                    raise ApiUnreachable(f"The API at {self.url} does not answer any more.") from None
+
+    def report(self, batch_id: str) -> Any:
+        """The batch's report."""
+        return self.get(f"/v1/batches/{batch_id}/report")
+
+    def report_csv(self, batch_id: str) -> bytes:
+        """The batch's report for spreadsheets."""
+        response = self._send("GET", f"/v1/batches/{batch_id}/report", params={"format": "csv"})
+        if response.is_error:
+            self._json(response)
+        return response.content
+
+    def files(self, batch_id: str) -> Iterator[Any]:
+        """Every file of the batch."""
+        page = 1
+        while True:
+            answer = self.get(f"/v1/batches/{batch_id}/files", page=page, page_size=100)
+            yield from answer["items"]
+            if page * answer["page_size"] >= answer["total"]:
+                return
+            page += 1
+
+    def _gone(self) -> bool:
+        try:
+            self._http.get("/health/live", timeout=5.0)
+        except httpx.TransportError:
+            return True
+        return False
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise ApiUnreachable(
+                f"No API answers at {self.url} ({type(error).__name__}). Start one with `assay up`."
+            ) from error
+
+    @staticmethod
+    def _json(response: httpx.Response) -> Any:
+        if not response.is_error:
+            return response.json() if response.content else None
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = {"detail": response.text[:300]}
+        raise RequestRefused(response.status_code, problem)

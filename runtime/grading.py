@@ -1,0 +1,99 @@
+"""Handing in a batch and showing its outcome, in a terminal."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from domain.errors import InvalidInput
+from domain.states import StateMachine
+from runtime.client import ApiClient
+
+_UPLOADS_AT_ONCE = 8
+
+
+def grade(
+    client: ApiClient,
+    exam: Path,
+    files: Sequence[Path],
+    *,
+    console: Console,
+    model: str,
+    max_concurrent: int,
+    name: str,
+) -> str:
+    """Hand in the exam and the files, and start the batch; answers its id."""
+    _refuse_repeated_names(files)
+    exam_id = client.create_exam(exam)["exam_id"]
+    opening = {"kind": "grading", "exam_id": exam_id, "model": model, "max_concurrent": max_concurrent}
+    batch_id: str = client.post("/v1/batches", opening | ({"name": name} if name else {}))["batch_id"]
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        uploads = pool.map(lambda path: client.upload(batch_id, path), files)
+        for _ in track(uploads, "uploading", total=len(files), console=console, transient=True):
+            pass
+    client.post(f"/v1/batches/{batch_id}/complete")
+    return batch_id
+
+
+def _refuse_repeated_names(files: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in files:
+        if path.name in seen:
+            raise InvalidInput(
+                f"{path} and {seen[path.name]} have the same name; a batch knows its files by name.",
+                field="files",
+            )
+        seen[path.name] = path
+
+
+def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None = None) -> None:
+    """The batch's marks, what needs a look, and what failed."""
+    batch = report["batch"]
+    counts = " · ".join(f"{state} {count}" for state, count in report["counts"].items() if count)
+    console.print(f"[bold]{escape(batch['exam_title'] or batch['name'])}[/bold]  {batch['status']}  {counts}")
+    scores = report["scores"]
+    if scores["graded"]:
+        console.print(
+            f"Scores: mean {scores['mean']}, median {scores['median']}, "
+            f"lowest {scores['lowest']}, highest {scores['highest']}"
+        )
+    if report["advisory"]:
+        console.print(
+            "[yellow]Advisory: open questions were graded by the embedded model; a human decides.[/yellow]"
+        )
+    _show_questions(report, console)
+    _show_submissions(report["submissions"], console, rows)
+
+
+def _show_questions(report: Mapping[str, Any], console: Console) -> None:
+    table = Table("question", "graded", "mean", "of", box=None)
+    for each in report["questions"]:
+        table.add_row(
+            each["question_id"], str(each["graded"]), f"{each['mean_score']:g}", f"{each['max_score']:g}"
+        )
+    console.print(table)
+
+
+def _show_submissions(submissions: Sequence[Mapping[str, Any]], console: Console, rows: int | None) -> None:
+    table = Table("submission", "state", "score", "look at", box=None)
+    for each in submissions[:rows]:
+        score = "" if each["score"] is None else f"{each['score']:g} of {each['max_score']:g}"
+        reasons = each["failure_message"] or ", ".join(each["review_reasons"][:3])
+        table.add_row(escape(each["name"]), each["state"], score, escape(reasons or ""))
+    console.print(table)
+    if rows is not None and len(submissions) > rows:
+        console.print(f"… and {len(submissions) - rows} more.")
+
+
+def show_machine(machine: StateMachine[Any], census: Mapping[str, int], console: Console) -> None:
+    """A state machine's table, with how many are where."""
+    table = Table("state", "now", "may become", box=None)
+    for state, targets in machine.moves.items():
+        legal = ", ".join(target for target in type(state) if target in targets)
+        table.add_row(state, str(census.get(state, "")), legal or f"final; a re-run makes it {machine.rerun}")
+    console.print(table)
