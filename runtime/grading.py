@@ -29,7 +29,7 @@ def grade(
 ) -> str:
     """Hand in the exam and the files, and start the batch; answers its id."""
     _refuse_repeated_names(files)
-    exam_id = client.create_exam(exam)["exam_id"]
+    exam_id = client.create_exam(exam)["id"]
     opening = {"kind": "grading", "exam_id": exam_id, "model": model, "max_concurrent": max_concurrent}
     batch_id: str = client.post("/v1/batches", opening | ({"name": name} if name else {}))["batch_id"]
     with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:

@@ -1,6 +1,7 @@
 """The resources of one process: opened once at the top, passed down, closed in reverse (G1.1)."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(
-    settings: Settings, *, name: str, check_connections: bool = False
+    settings: Settings, *, name: str, temporal: Client, check_connections: bool = False
 ) -> AsyncIterator[Resources]:
     """Open everything; nothing waits for a server that is away, its first use says so."""
     async with AsyncExitStack() as stack:
@@ -75,14 +76,18 @@ async def open_resources(
         stack.push_async_callback(redis.close)
         hub = BellHub(redis, progress_channel("*"), OUTBOX_BELL)
         await stack.enter_async_context(in_background(hub.run()))
-        temporal = await Client.connect(
-            _required("ASSAY_TEMPORAL__ADDRESS", settings.temporal.address),
-            namespace=settings.temporal.namespace,
-            identity=name,
-            lazy=True,
-        )
         objects = ObjectStoreFiles.at(settings.objects_url)
         yield Resources(settings, Postgres(pool), redis, objects, temporal, hub, SystemClock())
+
+
+async def connect_temporal(settings: Settings, *, name: str, lazy: bool) -> Client:
+    """A client; a lazy one connects on first use, which a worker cannot be built on."""
+    return await Client.connect(
+        _required("ASSAY_TEMPORAL__ADDRESS", settings.temporal.address),
+        namespace=settings.temporal.namespace,
+        identity=f"{name}@{os.getpid()}",
+        lazy=lazy,
+    )
 
 
 @asynccontextmanager

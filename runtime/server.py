@@ -16,7 +16,7 @@ from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell
 from runtime.orchestrator import TemporalOrchestrator
-from runtime.resources import Resources, in_background, open_resources
+from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
 from runtime.telemetry import publish_pool_stats, registry
 
@@ -57,7 +57,10 @@ async def serve(settings: Settings) -> None:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[LifespanState]:
-        async with open_resources(settings, name="assay-api", check_connections=True) as resources:
+        temporal = await connect_temporal(settings, name="assay-api", lazy=True)
+        async with open_resources(
+            settings, name="assay-api", temporal=temporal, check_connections=True
+        ) as resources:
             if settings.api.key is not None:
                 keys = PostgresKeys(resources.postgres)
                 await keys.ensure(settings.tenant_id, "Local", "local", settings.api.key.get_secret_value())

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from prometheus_client import start_http_server
+from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
@@ -26,7 +27,7 @@ from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
 from db.relay import OutboxRelay
 from domain.ports import Models
-from runtime.resources import Resources, in_background, open_resources
+from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
 from runtime.telemetry import publish_pool_stats, registry
 from workflows.batch import BatchWorkflow, WindowWorkflow
@@ -42,12 +43,12 @@ async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
-    async with open_resources(settings, name="assay-worker") as resources:
+    temporal = await _connected(settings, stop)
+    if temporal is None:
+        return
+    async with open_resources(settings, name="assay-worker", temporal=temporal) as resources:
         if settings.worker.metrics_port is not None:
             start_http_server(settings.worker.metrics_port, "127.0.0.1", registry(resources))
-        await _connected(resources, stop)
-        if stop.is_set():
-            return
         workers: list[Worker] = []
         if orchestration:
             workers.append(orchestration_worker(resources))
@@ -75,16 +76,15 @@ async def serving(resources: Resources, workers: Sequence[Worker], *, relay: boo
         yield
 
 
-async def _connected(resources: Resources, stop: asyncio.Event) -> None:
-    """Connect to Temporal, waiting for it as long as need be."""
+async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
+    """A connected client, waited for as long as need be; `None` once the worker is to stop."""
     while not stop.is_set():
         try:
-            await resources.temporal.service_client.check_health(timeout=timedelta(seconds=5))
+            return await connect_temporal(settings, name="assay-worker", lazy=False)
         except (RPCError, RuntimeError) as error:
             structlog.get_logger("assay.worker").warning("temporal_awaited", reason=str(error)[:200])
             await asyncio.sleep(1)
-        else:
-            return
+    return None
 
 
 def orchestration_worker(resources: Resources) -> Worker:

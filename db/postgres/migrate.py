@@ -95,7 +95,7 @@ async def _run(connection: Connection, migration: Migration) -> None:
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '5s'")
             await connection.execute("SET LOCAL statement_timeout = '60s'")
-            await connection.execute(migration.sql.encode())
+            await connection.execute(migration.sql.encode(), prepare=False)
             await connection.execute(RECORD_SQL, [migration.name, migration.sha256])
     except psycopg.errors.SyntaxError as error:
         raise Defect(f"Migration {migration.name}: {error}") from error
