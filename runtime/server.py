@@ -51,9 +51,8 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
     )
 
 
-async def serve(settings: Settings) -> None:
-    """Serve the API until SIGTERM or SIGINT."""
-    server: uvicorn.Server
+def make_server(settings: Settings) -> uvicorn.Server:
+    """The API's server, not running yet; it opens its resources when it starts."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[LifespanState]:
@@ -78,4 +77,9 @@ async def serve(settings: Settings) -> None:
             server_header=False,
         )
     )
-    await server.serve()
+    return server
+
+
+async def serve(settings: Settings) -> None:
+    """Serve the API until SIGTERM or SIGINT."""
+    await make_server(settings).serve()
