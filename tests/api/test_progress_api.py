@@ -6,6 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
+# the relay beside the workers numbers the events
+pytestmark = pytest.mark.usefixtures("session_workers")
+
 Event = tuple[str, int | None, dict[str, Any]]
 
 

@@ -1,0 +1,1 @@
+"""One command per claim, each against its peer in the same run."""
