@@ -227,8 +227,9 @@ async def open_batch(
     opening = requested.opening()
     _check_model(opening.model, services)
     creation = Creation(
-        create=lambda: services.batches.open(caller.tenant_id, opening, trace_id_of(request.scope)),
-        identify=lambda created: created.id,
+        create=lambda batch_id: services.batches.open(
+            caller.tenant_id, opening, trace_id_of(request.scope), batch_id
+        ),
         read=lambda batch_id: services.batches.read(caller.tenant_id, batch_id),
     )
     fingerprint = request_fingerprint("batch", requested.model_dump_json().encode())

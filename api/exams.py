@@ -149,8 +149,7 @@ async def create_exam(
     # a large document takes seconds to parse: not on the event loop
     exam = await asyncio.to_thread(parse_exam, body, content_type)
     creation = Creation(
-        create=lambda: services.exams.create(caller.tenant_id, exam),
-        identify=lambda created: created.id,
+        create=lambda exam_id: services.exams.create(caller.tenant_id, exam, exam_id),
         read=lambda exam_id: services.exams.read_of_tenant(caller.tenant_id, exam_id),
     )
     fingerprint = request_fingerprint("exam", body)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
@@ -10,7 +11,7 @@ from fastapi import Header, Response
 
 from api.dependencies import Services
 from api.wire import plain_text
-from domain.errors import InvalidInput, Unavailable
+from domain.errors import AssayError, InvalidInput, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -45,10 +46,9 @@ class Once(Generic[Created]):
 
 @dataclass(frozen=True)
 class Creation(Generic[Created]):
-    """How to create something, to name it, and to read it again."""
+    """How to create something under a given id, and to read it again."""
 
-    create: Callable[[], Awaitable[Created]]
-    identify: Callable[[Created], str]
+    create: Callable[[str], Awaitable[Created]]
     read: Callable[[str], Awaitable[Created]]
 
 
@@ -63,19 +63,25 @@ def request_fingerprint(kind: str, *content: bytes) -> str:
 async def create_once(
     services: Services, tenant_id: str, key: str | None, fingerprint: str, creation: Creation[Created]
 ) -> Once[Created]:
-    """Create, unless a request with the same key has done so; raises `IdempotencyMismatch`."""
+    """Create, unless a request with the same key has done so; raises `IdempotencyMismatch`.
+
+    The key is bound to an id before anything is created: a repetition, even one beside the first
+    request or after its crash, creates the same thing or finds it.
+    """
+    new_id = services.new_id()
     if key is None:
-        return Once(await creation.create())
-    known = await services.idempotency_keys.claim(tenant_id, check_key(key), fingerprint)
-    if known is not None:
-        return Once(await creation.read(known), replayed=True)
+        return Once(await creation.create(new_id))
+    claim = await services.idempotency_keys.claim(tenant_id, check_key(key), fingerprint, new_id)
+    if not claim.first:
+        with suppress(NotFound):
+            return Once(await creation.read(claim.created_id), replayed=True)
     try:
-        created = await creation.create()
-    except BaseException:
+        return Once(await creation.create(claim.created_id))
+    except Unavailable:
+        raise  # it may have been created: the claim stays, and the repetition looks
+    except AssayError:
         await _release(services, tenant_id, key)
         raise
-    await services.idempotency_keys.remember(tenant_id, key, creation.identify(created))
-    return Once(created)
 
 
 def check_key(key: str) -> str:
@@ -95,5 +101,5 @@ async def _release(services: Services, tenant_id: str, key: str) -> None:
     try:
         await services.idempotency_keys.release(tenant_id, key)
     except Unavailable as error:
-        # the first error is the answer; the claim lapses in the store
+        # the first error is the answer; the key stays bound to the refused request
         log.warning("idempotency_key_not_released", code=error.code)

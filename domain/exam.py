@@ -14,6 +14,8 @@ MAX_QUESTIONS = 200
 MAX_CRITERIA = 50
 MAX_TEXT_LENGTH = 20_000
 MAX_POINTS = 1_000.0
+#: beyond it no points and no tolerance make sense; NaN and infinity fail the comparison too
+MAX_NUMBER = 1e100
 
 
 class QuestionType(StrEnum):
@@ -248,7 +250,7 @@ class _Section:
         value = self.content.get(name, default)
         if value is None:
             self.fail(name, "required")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_NUMBER:
             self.fail(name, f"expected a number, got {_kind(value)}")
         if above is not None and value <= above:
             self.fail(name, f"must be more than {above:g}")

@@ -99,8 +99,8 @@ class AssessmentStart:
 class Exams(Protocol):
     """Exams with their versioned rubrics."""
 
-    async def create(self, tenant_id: str, exam: Exam) -> Exam:
-        """Store a new exam with rubric version 1; answers it with its id."""
+    async def create(self, tenant_id: str, exam: Exam, exam_id: str) -> Exam:
+        """Store a new exam with rubric version 1 under that id; one that is there is answered as it is."""
         ...
 
     async def read(self, exam_id: str, rubric_version: int | None = None) -> Exam:
@@ -149,8 +149,11 @@ class EventPosition:
 class Batches(Protocol):
     """Batches and their files; each transition is one transaction with its event."""
 
-    async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str) -> Batch:
-        """A new pending batch; raises `NotFound` for an exam that the tenant does not have."""
+    async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str, batch_id: str) -> Batch:
+        """A new pending batch under that id; one that is there is answered as it is.
+
+        Raises `NotFound` for an exam that the tenant does not have.
+        """
         ...
 
     async def read(self, tenant_id: str, batch_id: str) -> Batch:
@@ -257,19 +260,23 @@ class Keys(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Claim:
+    """The id that an idempotency key stands for; `first` for the request that brought the key."""
+
+    created_id: str
+    first: bool
+
+
 class IdempotencyKeys(Protocol):
-    """Answers of creating requests, for their repetition."""
+    """Which id a creating request makes, so that its repetition makes the same one."""
 
-    async def claim(self, tenant_id: str, key: str, request_sha256: str) -> str | None:
-        """The id that this key created before, or `None` for a first use; raises `IdempotencyMismatch`."""
-        ...
-
-    async def remember(self, tenant_id: str, key: str, created_id: str) -> None:
-        """Bind the key to what it created."""
+    async def claim(self, tenant_id: str, key: str, request_sha256: str, new_id: str) -> Claim:
+        """Bind the key to the new id, unless it is bound; another request is an `IdempotencyMismatch`."""
         ...
 
     async def release(self, tenant_id: str, key: str) -> None:
-        """Forget a claim that created nothing, so that the request can be repeated."""
+        """Forget the claim of a request that was refused, so that a corrected one may use the key."""
         ...
 
 

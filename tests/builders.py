@@ -62,11 +62,12 @@ async def open_batch(
     """A batch with these files, through the real stores; completed but not started."""
     made = services(resources)
     await made.keys.ensure("local", "Local", "test", "assay_builders_key")  # type: ignore[attr-defined]
-    stored = await made.exams.create("local", read_exam(exam))
+    stored = await made.exams.create("local", read_exam(exam), made.new_id())
     batch = await made.batches.open(
         "local",
         BatchOpening(BatchKind.GRADING, exam_id=stored.id, **{"model": "scripted", **opening}),
         "0" * 32,
+        made.new_id(),
     )
     for name, content in files.items():
         await add_file(resources, batch.id, name, content)

@@ -33,13 +33,13 @@ f.created_at, f.updated_at, f.workflow_id, f.run_id, f.failure_code, f.failure_m
 s.score, s.max_score, coalesce(s.needs_review, false) AS needs_review
 """
 
-OPEN_SQL = f"""
-INSERT INTO batches (tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status,
+OPEN_SQL = """
+INSERT INTO batches (id, tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status,
                      expected_workers, max_concurrent, limit_nanodollars, trace_id)
-VALUES (%(tenant_id)s, %(kind)s, %(name)s, %(exam_id)s, %(rubric_version)s, %(baseline)s, %(model)s,
+VALUES (%(id)s, %(tenant_id)s, %(kind)s, %(name)s, %(exam_id)s, %(rubric_version)s, %(baseline)s, %(model)s,
         %(vehicle_id)s, %(vin)s, %(status)s, %(expected_workers)s, %(max_concurrent)s, %(limit_nanodollars)s,
         %(trace_id)s)
-RETURNING {_BATCH_COLUMNS}
+ON CONFLICT (id) DO NOTHING
 """
 NEWEST_RUBRIC_SQL = """
 SELECT max(r.version) AS version FROM exams e JOIN rubrics r ON r.exam_id = e.id
@@ -84,7 +84,9 @@ SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
 WHERE f.batch_id = %s AND f.name = %s FOR UPDATE OF f
 """
 REPLACE_FILE_SQL = """
-UPDATE files SET size_bytes = %s, sha256 = %s, object_key = %s, updated_at = now() WHERE id = %s
+UPDATE files SET size_bytes = %(size_bytes)s, sha256 = %(sha256)s, object_key = %(object_key)s,
+                 vehicle_id = %(vehicle_id)s, vin = %(vin)s, updated_at = now()
+WHERE id = %(id)s
 """
 LIST_FILES_SQL = f"""
 SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
@@ -169,25 +171,27 @@ class PostgresBatches:
         self._postgres = postgres
         self._max_files = max_files
 
-    async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str) -> Batch:
-        """A new pending batch; raises `NotFound` for an exam that the tenant does not have."""
+    async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str, batch_id: str) -> Batch:
+        """A new pending batch under that id; one that is there is answered as it is.
+
+        Raises `NotFound` for an exam that the tenant does not have.
+        """
         async with self._postgres.transaction() as connection:
             version = await self._rubric_version(connection, tenant_id, opening)
-            cursor = await connection.execute(
+            inserted = await connection.execute(
                 OPEN_SQL,
                 {
                     **vars(opening),
+                    "id": batch_id,
                     "tenant_id": tenant_id,
                     "rubric_version": version,
                     "status": BATCH_MACHINE.initial,
                     "trace_id": trace_id,
                 },
             )
-            row = await cursor.fetchone()
-            assert row is not None
-            batch = _batch(row)
-            await _tell(connection, batch.id, EventType.BATCH_CREATED, kind=opening.kind)
-            return batch
+            if inserted.rowcount:
+                await _tell(connection, batch_id, EventType.BATCH_CREATED, kind=opening.kind)
+        return await self.read(tenant_id, batch_id)
 
     async def _rubric_version(self, connection: Connection, tenant_id: str, opening: BatchOpening) -> int:
         if opening.exam_id is None:
@@ -248,9 +252,7 @@ class PostgresBatches:
                     "repeat with overwrite=true to replace it.",
                     field="name",
                 )
-            await connection.execute(
-                REPLACE_FILE_SQL, [upload.size_bytes, upload.sha256, upload.object_key, known.id]
-            )
+            await connection.execute(REPLACE_FILE_SQL, {**vars(upload), "id": known.id})
             replaced = await _file_by_name(connection, batch_id, upload.name)
             return StoredUpload(replaced, created=False, replaced_object_key=known.object_key)
 

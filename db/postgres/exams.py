@@ -9,7 +9,9 @@ from db.postgres.pool import Connection, Postgres
 from domain.errors import NotFound
 from domain.exam import Criterion, Exam, Question, QuestionType
 
-INSERT_EXAM_SQL = "INSERT INTO exams (tenant_id, title, language) VALUES (%s, %s, %s) RETURNING id"
+INSERT_EXAM_SQL = """
+INSERT INTO exams (id, tenant_id, title, language) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING
+"""
 INSERT_QUESTION_SQL = """
 INSERT INTO questions (exam_id, question_id, position, type, prompt, points) VALUES (%s, %s, %s, %s, %s, %s)
 """
@@ -52,16 +54,15 @@ class PostgresExams:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def create(self, tenant_id: str, exam: Exam) -> Exam:
-        """Store a new exam with rubric version 1; answers it with its id."""
+    async def create(self, tenant_id: str, exam: Exam, exam_id: str) -> Exam:
+        """Store a new exam with rubric version 1 under that id; one that is there is answered as it is."""
         async with self._postgres.transaction() as connection:
-            cursor = await connection.execute(INSERT_EXAM_SQL, [tenant_id, exam.title, exam.language])
-            row = await cursor.fetchone()
-            assert row is not None
-            exam_id = str(row["id"])
-            for position, question in enumerate(exam.questions):
+            inserted = await connection.execute(
+                INSERT_EXAM_SQL, [exam_id, tenant_id, exam.title, exam.language]
+            )
+            for position, question in enumerate(exam.questions if inserted.rowcount else ()):
                 await _insert_question(connection, exam_id, position, question)
-        return Exam(exam.title, exam.questions, exam.language, exam_id, rubric_version=1)
+        return await self.read_of_tenant(tenant_id, exam_id)
 
     async def read(self, exam_id: str, rubric_version: int | None = None) -> Exam:
         """The exam at a rubric version, the newest by default; raises `NotFound`."""

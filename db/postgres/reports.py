@@ -9,7 +9,7 @@ from domain.batch import Counts
 from domain.errors import NotFound
 
 BATCH_SQL = """
-SELECT b.id, b.name, b.status, b.kind, b.model, b.generation, b.total_files, b.created_at, b.updated_at,
+SELECT b.id, b.tenant_id, b.name, b.status, b.kind, b.model, b.generation, b.total_files, b.created_at, b.updated_at,
        b.exam_id, b.rubric_version, e.title
 FROM batches b LEFT JOIN exams e ON e.id = b.exam_id WHERE b.id = %s AND b.tenant_id = %s
 """
@@ -81,6 +81,7 @@ class PostgresResults:
 def _batch(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "batch_id": str(row["id"]),
+        "tenant_id": row["tenant_id"],
         "name": row["name"],
         "kind": row["kind"],
         "status": row["status"],

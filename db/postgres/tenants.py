@@ -3,8 +3,8 @@
 import hashlib
 
 from db.postgres.pool import Postgres
-from domain.errors import Conflict, IdempotencyMismatch, Unauthenticated
-from domain.ports import Caller
+from domain.errors import IdempotencyMismatch, Unauthenticated
+from domain.ports import Caller, Claim
 
 ALL_SCOPES = ("admin", "submit", "read")
 
@@ -17,14 +17,12 @@ ENSURE_KEY_SQL = """
 INSERT INTO api_keys (tenant_id, name, prefix, sha256, scopes)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT (sha256) DO NOTHING
 """
-# a claim that has created nothing after a minute is a crashed request's, and lapses
 CLAIM_SQL = """
-INSERT INTO idempotency_keys AS known (tenant_id, key, request_sha256) VALUES (%s, %s, %s)
-ON CONFLICT (tenant_id, key) DO UPDATE SET created_at = CASE WHEN {lapsed} THEN now() ELSE known.created_at END
-RETURNING request_sha256, created_id, (xmax = 0 OR created_at = now()) AS fresh
-""".format(lapsed="known.created_id IS NULL AND known.created_at < now() - interval '1 minute'")
-RELEASE_SQL = "DELETE FROM idempotency_keys WHERE tenant_id = %s AND key = %s AND created_id IS NULL"
-REMEMBER_SQL = "UPDATE idempotency_keys SET created_id = %s WHERE tenant_id = %s AND key = %s"
+INSERT INTO idempotency_keys AS known (tenant_id, key, request_sha256, created_id) VALUES (%s, %s, %s, %s)
+ON CONFLICT (tenant_id, key) DO UPDATE SET key = known.key
+RETURNING request_sha256, created_id, (xmax = 0) AS first
+"""
+RELEASE_SQL = "DELETE FROM idempotency_keys WHERE tenant_id = %s AND key = %s"
 
 
 def key_hash(secret: str) -> bytes:
@@ -55,28 +53,21 @@ class PostgresKeys:
 
 
 class PostgresIdempotencyKeys:
-    """Answers of creating requests, for their repetition."""
+    """Which id a creating request makes, so that its repetition makes the same one."""
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def claim(self, tenant_id: str, key: str, request_sha256: str) -> str | None:
-        """The id that this key created before, or `None` for a first use; raises `IdempotencyMismatch`."""
-        row = await self._postgres.row(CLAIM_SQL, [tenant_id, key, request_sha256])
+    async def claim(self, tenant_id: str, key: str, request_sha256: str, new_id: str) -> Claim:
+        """Bind the key to the new id, unless it is bound; raises `IdempotencyMismatch` for another request."""
+        row = await self._postgres.row(CLAIM_SQL, [tenant_id, key, request_sha256, new_id])
         assert row is not None
         if row["request_sha256"] != request_sha256:
             raise IdempotencyMismatch(
                 "This Idempotency-Key was used with another request; use a new one.", field="Idempotency-Key"
             )
-        if not row["fresh"] and row["created_id"] is None:
-            raise Conflict("A request with this Idempotency-Key is still running.", field="Idempotency-Key")
-        created: str | None = row["created_id"]
-        return created
-
-    async def remember(self, tenant_id: str, key: str, created_id: str) -> None:
-        """Bind the key to what it created."""
-        await self._postgres.run(REMEMBER_SQL, [created_id, tenant_id, key])
+        return Claim(str(row["created_id"]), row["first"])
 
     async def release(self, tenant_id: str, key: str) -> None:
-        """Forget a claim that created nothing, so that the request can be repeated."""
+        """Forget the claim of a request that was refused, so that a corrected one may use the key."""
         await self._postgres.run(RELEASE_SQL, [tenant_id, key])

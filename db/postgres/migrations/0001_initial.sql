@@ -22,7 +22,7 @@ CREATE TABLE idempotency_keys (
     tenant_id      text NOT NULL REFERENCES tenants,
     key            text NOT NULL,
     request_sha256 text NOT NULL,
-    created_id     text,
+    created_id     uuid NOT NULL,       -- given at the claim: a repetition creates the same thing
     created_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, key)
 );
@@ -231,7 +231,7 @@ CREATE VIEW workflow_state_cache AS
            jsonb_build_object(
                'thread_id', t.thread_id,
                'checkpoint_id', c.checkpoint_id,
-               'stage', c.checkpoint -> 'channel_values' ->> 'stage',
+               'stage', CASE WHEN c.checkpoint -> 'channel_versions' ? 'total' THEN 'done' ELSE 'grading' END,
                'step', c.metadata -> 'step'
            ) AS state,
            (c.checkpoint ->> 'ts')::timestamptz AS updated_at
