@@ -16,6 +16,7 @@ from api.singleflight import SingleFlight
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
 from domain.identity import is_segment
 from domain.ports import (
+    AgentStates,
     Batches,
     Caller,
     Clock,
@@ -105,6 +106,7 @@ class Services:
     objects: Objects
     bell: ProgressBell
     orchestrator: Orchestrator
+    agent_states: AgentStates
     pinged: Mapping[str, Pinged]
     #: names of the parts that work without one of their resources right now
     degraded: Callable[[], list[str]]

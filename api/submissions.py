@@ -15,11 +15,13 @@ from domain.states import FileState
 
 router = APIRouter(prefix="/v1/submissions", tags=["submissions"])
 
+Source = Literal["checkpoint", "workflow", "row"]
+
 _ID = "0197c1de-3333-7000-8000-000000000000"
 
 
 class SubmissionState(BaseModel):
-    """Where a submission is; `source` says whether its workflow or its row was asked."""
+    """Where a submission is; `source` says whether its agent's checkpoint, workflow or row was asked."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -28,7 +30,7 @@ class SubmissionState(BaseModel):
                     "submission_id": _ID,
                     "state": "running",
                     "workflow_id": f"batch/0197c1de-1111-7000-8000-000000000000/file/{_ID}",
-                    "source": "workflow",
+                    "source": "checkpoint",
                     "thread_id": "0197c1de-4444-7000-8000-000000000000",
                     "checkpoint_id": "1f0e2a3b-0000-6000-8003-000000000000",
                     "node": "grade_question",
@@ -43,7 +45,7 @@ class SubmissionState(BaseModel):
     submission_id: str
     state: FileState
     workflow_id: str
-    source: Literal["workflow", "row"]
+    source: Source
     thread_id: str
     checkpoint_id: str
     node: str
@@ -55,8 +57,8 @@ class SubmissionState(BaseModel):
 @router.get(
     "/{submission_id}/state",
     summary="Read a submission's state",
-    description="What its workflow says of the agent; where there is no workflow or Temporal does not "
-    "answer, what Postgres knows.",
+    description="Where the agent was after its last durable step; before its first one what its workflow "
+    "says, and where Temporal does not answer what the file's row says. `source` tells which.",
     responses=problems(401, 403, 404, 422, 503),
 )
 async def read_submission_state(
@@ -71,9 +73,9 @@ async def read_submission_state(
     )
 
 
-async def _agent_state(
-    services: Services, workflow_id: str, file: StoredFile
-) -> tuple[Literal["workflow", "row"], AgentState]:
+async def _agent_state(services: Services, workflow_id: str, file: StoredFile) -> tuple[Source, AgentState]:
+    if (state := await services.agent_states.latest(workflow_id)) is not None:
+        return "checkpoint", state
     try:
         return "workflow", await services.orchestrator.agent_state(workflow_id)
     except (NotFound, TemporalUnavailable):

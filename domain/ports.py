@@ -442,6 +442,14 @@ class StatePublisher(Protocol):
         ...
 
 
+class AgentStates(Protocol):
+    """The latest durable states of agents."""
+
+    async def latest(self, workflow_id: str) -> AgentState | None:
+        """The state, or `None` before the agent's first checkpoint."""
+        ...
+
+
 class Bell(Protocol):
     """Tells the relay that events wait."""
 

@@ -14,7 +14,8 @@ from db.postgres.exams import PostgresExams
 from db.postgres.reports import PostgresResults
 from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
 from db.redis.cache import RedisReportCache, RedisResultCache
-from db.redis.progress import RedisProgressBell
+from db.redis.progress import RedisProgressBell, RedisStatePublisher
+from db.states import StoredAgentStates
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
@@ -36,6 +37,7 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
         objects=resources.objects,
         bell=RedisProgressBell(resources.hub),
         orchestrator=orchestrator,
+        agent_states=StoredAgentStates(RedisStatePublisher(redis), postgres),
         pinged={
             "postgres": postgres,
             "redis": redis,

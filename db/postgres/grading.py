@@ -74,7 +74,7 @@ ERASE_RESULTS_SQL = "DELETE FROM grading_results WHERE submission_id = %s AND ge
 RETRACT_SQL = """
 UPDATE submissions SET status = 'retracted', score = NULL, max_score = NULL, needs_review = false,
                        updated_at = now()
-WHERE id = %s AND status = 'graded'
+WHERE id = %s AND generation = %s AND status = 'graded'
 """
 COMPENSATED_SQL = """
 INSERT INTO saga_transactions (saga_id, steps, final_status, started_at, completed_at, error_message)
@@ -82,13 +82,15 @@ VALUES (%(saga_id)s, %(steps)s, 'compensated', now(), now(), %(reason)s)
 ON CONFLICT (saga_id) DO UPDATE
 SET steps = EXCLUDED.steps, final_status = 'compensated', completed_at = now(), error_message = EXCLUDED.error_message
 """
+# a file completes with its saga only: a straggler's call after the compensation completes nothing
 FINISH_SQL = """
 WITH saga AS (
     UPDATE saga_transactions SET steps = %(steps)s, final_status = 'completed', completed_at = now()
     WHERE saga_id = %(saga_id)s AND final_status = 'pending'
+    RETURNING saga_id
 ), moved AS (
     UPDATE files SET state = 'completed', updated_at = now()
-    WHERE id = %(file_id)s AND generation = %(generation)s AND state = 'running'
+    FROM saga WHERE id = %(file_id)s AND generation = %(generation)s AND state = 'running'
     RETURNING id, batch_id
 )
 INSERT INTO progress_events (batch_id, file_id, event_type, data)
@@ -229,11 +231,15 @@ class PostgresAssessments:
         return recorded
 
     async def erase(self, file_id: str, generation: int, reason: str) -> None:
-        """Undo `record`, with an `AssessmentRetracted` event."""
+        """Undo `record`, with an `AssessmentRetracted` event; refused once the saga is completed."""
         async with self._postgres.transaction() as connection:
             await connection.execute(LOCK_FILE_SQL, [file_id, generation])
+            cursor = await connection.execute(SAGA_SQL, [saga_id(file_id, generation)])
+            if (saga := await cursor.fetchone()) is not None and saga["final_status"] == "completed":
+                # its file is completed, which is final: it keeps its results
+                raise SagaStepRefused(f"The saga of file {file_id} is completed; nothing is left to undo.")
             erased = await connection.execute(ERASE_RESULTS_SQL, [file_id, generation])
-            retracted = await connection.execute(RETRACT_SQL, [file_id])
+            retracted = await connection.execute(RETRACT_SQL, [file_id, generation])
             # the saga's row stands even if nothing was recorded: a late `record` meets it and is refused
             await connection.execute(
                 COMPENSATED_SQL,
