@@ -107,7 +107,11 @@ class GradingWorkflow:
 
     async def _persist(self, input_: GradingInput) -> RecordResult:
         # once begun, a saga ends completed or compensated: a cancellation comes too late
-        return await asyncio.shield(self._saga(input_))
+        saga = asyncio.create_task(self._saga(input_))
+        try:
+            return await asyncio.shield(saga)
+        except asyncio.CancelledError:
+            return await saga
 
     async def _saga(self, input_: GradingInput) -> RecordResult:
         argument = PersistInput(
