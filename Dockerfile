@@ -32,8 +32,7 @@ WORKDIR /data
 ENV PATH=/opt/assay/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ASSAY_FOLDER=/data \
-    ASSAY_LOG__FORMAT=json \
-    LANGGRAPH_STRICT_MSGPACK=true
+    ASSAY_LOG__FORMAT=json
 
 ENTRYPOINT ["assay"]
 CMD ["--help"]

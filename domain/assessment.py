@@ -80,7 +80,8 @@ class Assessment:
 
 def sum_points(question: Question, criteria: Iterable[CriterionResult]) -> float:
     """The criteria's points added up, at most the question's cap."""
-    return round(min(question.points, sum(criterion.points for criterion in criteria)), 2)
+    # the cap comes last: rounding must not lift a sum over it
+    return min(question.points, round(sum(criterion.points for criterion in criteria), 2))
 
 
 def missing_quotes(answer: str, criteria: Iterable[CriterionResult]) -> dict[str, str]:
@@ -126,6 +127,11 @@ def check_assessment(assessment: Assessment, exam: Exam, answers: Mapping[str, s
     for result in assessment.questions:
         question = exam.question(result.question_id)
         answer = answers.get(result.question_id, "")
+        bounds = [(criterion.id, criterion.points) for criterion in question.criteria]
+        if [(each.criterion_id, each.max_points) for each in result.criteria] != bounds:
+            raise AssessmentInvalid(f"{result.question_id}: the criteria are not the rubric's.")
+        if result.max_score != question.points:
+            raise AssessmentInvalid(f"{result.question_id}: {result.max_score} is not the question's cap.")
         for criterion in result.criteria:
             if not 0 <= criterion.points <= criterion.max_points:
                 where = f"{result.question_id}/{criterion.criterion_id}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -12,10 +13,13 @@ from domain.identity import is_segment
 
 MAX_QUESTIONS = 200
 MAX_CRITERIA = 50
+MAX_ACCEPTED = 100
 MAX_TEXT_LENGTH = 20_000
 MAX_POINTS = 1_000.0
 #: beyond it no points and no tolerance make sense; NaN and infinity fail the comparison too
 MAX_NUMBER = 1e100
+#: what JSON's escapes can write and neither UTF-8 nor Postgres takes: NUL and halves of characters
+NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
 class QuestionType(StrEnum):
@@ -133,7 +137,7 @@ def _read_question(section: "_Section") -> Question:
         points=points,
         criteria=criteria,
         answer=answer,
-        accept=section.texts("accept"),
+        accept=section.texts("accept", at_most=MAX_ACCEPTED),
         tolerance=section.number("tolerance", default=0.0, at_least=0),
         unit=section.text("unit", default="", at_most=50),
         reference="" if type_.closed else section.text("reference", at_most=MAX_TEXT_LENGTH),
@@ -201,29 +205,36 @@ class _Section:
     def allow(self, *names: str) -> None:
         for name in self.content:
             if name not in names:
-                self.fail(str(name), f"unknown field; known here: {', '.join(names)}")
+                shown = name if isinstance(name, str) and name and name.isprintable() else repr(name)
+                self.fail(shown[:80], f"unknown field; known here: {', '.join(names)}")
 
     def text(self, name: str, *, default: str | None = None, at_most: int) -> str:
         value = self.content.get(name, default)
         if value is None:
             self.fail(name, "required")
+        text = self._plain(name, value, at_most)
+        if not text and default is None:
+            self.fail(name, "must not be empty")
+        return text
+
+    def texts(self, name: str, *, at_most: int) -> tuple[str, ...]:
+        values = self._list(name, at_least=0, at_most=at_most)
+        return tuple(
+            self._plain(f"{name}[{index}]", each, MAX_TEXT_LENGTH) for index, each in enumerate(values)
+        )
+
+    def _plain(self, name: str, value: object, at_most: int) -> str:
         # YAML reads `answer: 80` as a number and `answer: yes` as a truth value
         if isinstance(value, bool):
             self.fail(name, "YAML reads this as true or false; put it in quotes")
         if not isinstance(value, (str, int, float)):
             self.fail(name, f"expected text, got {_kind(value)}")
         text = str(value).strip()
-        if not text and default is None:
-            self.fail(name, "must not be empty")
+        if NO_CHARACTER.search(text):
+            self.fail(name, "holds a NUL or half a character, which is no text")
         if len(text) > at_most:
             self.fail(name, f"{len(text):,} characters; the limit is {at_most:,}")
         return text
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self.content.get(name, [])
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            self.fail(name, f"expected a list, got {_kind(value)}")
-        return tuple(str(each).strip() for each in value)
 
     def identifier(self, name: str) -> str:
         text = self.text(name, at_most=50)
@@ -261,12 +272,16 @@ class _Section:
         return float(value)
 
     def sections(self, name: str, *, at_least: int, at_most: int) -> "list[_Section]":
+        values = self._list(name, at_least=at_least, at_most=at_most)
+        return [_Section(each, f"{self.path(name)}[{index}]") for index, each in enumerate(values)]
+
+    def _list(self, name: str, *, at_least: int, at_most: int) -> Sequence[Any]:
         value = self.content.get(name, [])
-        if not isinstance(value, Sequence) or isinstance(value, str):
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
             self.fail(name, f"expected a list, got {_kind(value)}")
         if not at_least <= len(value) <= at_most:
             self.fail(name, f"has {len(value)} entries; between {at_least} and {at_most} are possible")
-        return [_Section(each, f"{self.path(name)}[{index}]") for index, each in enumerate(value)]
+        return value
 
 
 def _kind(value: object) -> str:

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-_SEGMENT = re.compile(r"^[A-Za-z0-9_.-]+$")
+_SEGMENT = re.compile(r"[A-Za-z0-9_.-]+")
+_GENERATION = re.compile(r"g[1-9][0-9]*")
 
 
 def batch_workflow_id(batch_id: str) -> str:
@@ -53,11 +54,13 @@ class LogicalStep:
     def parse(cls, text: str) -> Self:
         """The step that `str` wrote; `ValueError` for anything else."""
         file_id, generation, question_id, criterion_id, reader = text.split("/")
-        if not re.fullmatch(r"g\d+", generation):
+        if not all(map(is_segment, (file_id, question_id, criterion_id, reader))):
+            raise ValueError(f"{text!r} is no logical step")
+        if not _GENERATION.fullmatch(generation):
             raise ValueError(f"{generation!r} is no generation; it looks like g1")
         return cls(file_id, int(generation[1:]), question_id, criterion_id, reader)
 
 
 def is_segment(text: str) -> bool:
     """Whether the text may stand between slashes in an id."""
-    return _SEGMENT.match(text) is not None
+    return _SEGMENT.fullmatch(text) is not None

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection
 
 from domain.errors import UnreadableSubmission
+from domain.exam import NO_CHARACTER
 
 _HEADING = re.compile(
     r"""^\s*
@@ -14,7 +15,7 @@ _HEADING = re.compile(
         (?P<id>[A-Za-z0-9_.-]*[A-Za-z0-9])
         (?:\*\*)?
         \s*(?P<mark>[:.)：、]?)(?:\*\*)?
-        (?:\s+(?P<rest>.*))?$""",
+        (?:(?:\s+|(?<=[:：、])|(?<=[:：、]\*\*))(?P<rest>\S.*|))?$""",
     re.VERBOSE | re.IGNORECASE,
 )
 
@@ -22,45 +23,51 @@ _HEADING = re.compile(
 def read_submission(name: str, content: bytes, question_ids: Collection[str]) -> dict[str, str]:
     """The answers in a .txt, .md or .json file, by question id; unanswered questions are left out.
 
-    Raises `UnreadableSubmission` where no answer can be found, with the reason and the way out.
+    Raises `UnreadableSubmission` where no answer can be found, with the reason and the way out, and without
+    the file's name: the message goes into the workflow's history, which is stored in the clear.
     """
-    text = _decode(name, content)
-    answers = _from_json(name, text) if name.lower().endswith(".json") else _from_text(text, question_ids)
+    text = _decode(content)
+    answers = _from_json(text) if name.lower().endswith(".json") else _from_text(text, question_ids)
     known = {question_id.casefold(): question_id for question_id in question_ids}
     found = {known[key.casefold()]: answer for key, answer in answers.items() if key.casefold() in known}
     if not found:
         raise UnreadableSubmission(
-            f"{name}: no answer found. Begin each answer with its question's id on a line of its own, "
+            "No answer found. Begin each answer with its question's id on a line of its own, "
             f"such as '## {next(iter(question_ids), 'q1')}'.",
             field="file",
         )
+    for question_id, answer in found.items():
+        if NO_CHARACTER.search(answer):
+            raise UnreadableSubmission(
+                f"The answer to {question_id} holds an escape that is no character.", field="file"
+            )
     return {question_id: answer for question_id, answer in found.items() if answer}
 
 
-def _decode(name: str, content: bytes) -> str:
+def _decode(content: bytes) -> str:
     if not content.strip():
-        raise UnreadableSubmission(f"{name}: the file is empty.", field="file")
+        raise UnreadableSubmission("The file is empty.", field="file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnreadableSubmission(
-            f"{name}: byte {error.start} is not UTF-8 text. Save the file as UTF-8 and upload it again.",
+            f"Byte {error.start} is not UTF-8 text. Save the file as UTF-8 and upload it again.",
             field="file",
         ) from error
     if "\0" in text:
-        raise UnreadableSubmission(f"{name}: a binary file, not text.", field="file")
+        raise UnreadableSubmission("A binary file, not text.", field="file")
     return text
 
 
-def _from_json(name: str, text: str) -> dict[str, str]:
+def _from_json(text: str) -> dict[str, str]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableSubmission(f"{name}: no valid JSON: {error}.", field="file") from error
+        raise UnreadableSubmission(f"No valid JSON: {error}.", field="file") from error
     answers = document.get("answers") if isinstance(document, dict) else None
     if not isinstance(answers, dict):
         raise UnreadableSubmission(
-            f'{name}: expected {{"answers": {{"q1": "…"}}}}.',
+            'Expected {"answers": {"q1": "…"}}.',
             field="answers",
         )
     return {str(key): _plain(value) for key, value in answers.items()}

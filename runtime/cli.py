@@ -139,8 +139,9 @@ def up(
         return
 
     async def run() -> None:
-        stop = _stop_signal()
         async with local_installation(settings) as installation:
+            # not before: until here a signal ends the start
+            stop = _stop_signal()
             _show_installation(installation, "Up", json_)
             await stop.wait()
             err.print("Stopping: agents finish their step, then the servers end.")

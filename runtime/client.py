@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
-from httpx_sse import connect_sse
+from httpx_sse import EventSource, connect_sse
 
 from domain.errors import AssayError
+
+#: how long a watcher waits for an API, or for the servers behind it, to come back
+PATIENCE_SECONDS = 30.0
+_RECONNECT_SECONDS = 0.5
+_SERVER_ERROR = 500
 
 
 class RequestRefused(AssayError):
@@ -35,8 +42,9 @@ class ApiUnreachable(AssayError):
 class ApiClient:
     """What the command line asks of the API; one connection pool, safe to use from threads."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self.url = url
+        self._patience_seconds = patience_seconds
         self._http = httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=httpx.Timeout(30.0, connect=5.0)
         )
@@ -74,27 +82,47 @@ class ApiClient:
             return self._json(self._send("PUT", address, content=file, params={"sha256": digest}))
 
     def events(self, batch_id: str, after: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The batch's snapshot and events by type, until its end; a cut stream is taken up where it was."""
+        """The batch's snapshot and events by type, until its end.
+
+        A cut stream is taken up where it was; an API that is away is waited for, but not for ever.
+        """
         last = after
+        reached = time.monotonic()
         while True:
-            headers = {} if last is None else {"Last-Event-ID": str(last)}
             try:
-                with connect_sse(
-                    self._http, "GET", f"/v1/batches/{batch_id}/events", headers=headers, timeout=60.0
-                ) as source:
+                with self._stream(batch_id, last) as source:
+                    try:
+                        for event in source.iter_sse():
+                            last = int(event.id) if event.id else last
+                            yield event.event, json.loads(event.data) if event.data else {}
+                            if event.event == "end":
+                                return
+                    finally:
+                        reached = time.monotonic()
                     if source.response.status_code == httpx.codes.NO_CONTENT:
                         return
-                    if source.response.is_error:
-                        source.response.read()
-                        self._json(source.response)
-                    for event in source.iter_sse():
-                        last = int(event.id) if event.id else last
-                        yield event.event, json.loads(event.data) if event.data else {}
-                        if event.event == "end":
-                            return
-            except httpx.TransportError:
-                if self._gone():
-                    raise ApiUnreachable(f"The API at {self.url} does not answer any more.") from None
+            except (httpx.TransportError, RequestRefused) as error:
+                self._raise_unless_passing(error, time.monotonic() - reached)
+            time.sleep(_RECONNECT_SECONDS)
+
+    @contextmanager
+    def _stream(self, batch_id: str, last: int | None) -> Iterator[EventSource]:
+        headers = {} if last is None else {"Last-Event-ID": str(last)}
+        path = f"/v1/batches/{batch_id}/events"
+        with connect_sse(self._http, "GET", path, headers=headers, timeout=60.0) as source:
+            if source.response.is_error:
+                source.response.read()
+                self._json(source.response)
+            yield source
+
+    def _raise_unless_passing(self, error: httpx.TransportError | RequestRefused, seconds: float) -> None:
+        """Raise what will not pass: a refusal of the request itself, or a silence of so many seconds."""
+        passing = not isinstance(error, RequestRefused) or error.status >= _SERVER_ERROR
+        if passing and seconds <= self._patience_seconds:
+            return
+        if isinstance(error, RequestRefused):
+            raise error
+        raise ApiUnreachable(f"The API at {self.url} does not answer any more.") from error
 
     def report(self, batch_id: str) -> Any:
         """The batch's report."""
@@ -116,13 +144,6 @@ class ApiClient:
             if page * answer["page_size"] >= answer["total"]:
                 return
             page += 1
-
-    def _gone(self) -> bool:
-        try:
-            self._http.get("/health/live", timeout=5.0)
-        except httpx.TransportError:
-            return True
-        return False
 
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:

@@ -31,7 +31,8 @@ def run_demonstration(
     """Grade, show and check; answers a summary and the invariants that are broken."""
     with (
         as_file(files("runtime.demo")) as folder,
-        ApiClient(installation.api_url, installation.key) as client,
+        # no patience: after a Ctrl-C this thread is waited for, and the API is gone
+        ApiClient(installation.api_url, installation.key, patience_seconds=0) as client,
     ):
         answers = sorted((folder / "answers").iterdir())
         began = time.monotonic()
@@ -70,7 +71,9 @@ def run_demonstration(
 
 def batch_page(installation: Installation, batch_id: str) -> str:
     """The batch's page in the Temporal Web UI."""
-    return installation.temporal_ui_url + _BATCH_PAGE.format(namespace="assay", batch_id=batch_id)
+    return installation.temporal_ui_url + _BATCH_PAGE.format(
+        namespace=installation.temporal_namespace, batch_id=batch_id
+    )
 
 
 def _show(

@@ -691,6 +691,13 @@ class EmbeddedStack:
         return self._servers.addresses()
 
     @property
+    def ports(self) -> Ports:
+        """The ports of the servers and those that are kept for our own programs, once started."""
+        if self._servers is None:
+            raise StackError("the stack is not running; await start() first")
+        return self._servers.postgres.ports
+
+    @property
     def pids(self) -> dict[str, int]:
         """The pid of each server that runs, by name."""
         servers = self._servers.all() if self._servers else ()

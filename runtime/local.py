@@ -34,6 +34,7 @@ class Installation:
     api_url: str
     key: str
     temporal_ui_url: str
+    temporal_namespace: str
 
 
 def running_installation(folder: Path) -> Installation | None:
@@ -52,8 +53,7 @@ async def local_installation(settings: Settings) -> AsyncIterator[Installation]:
     """Start everything, wait until it is ready, keep it alive for the block, stop it in order."""
     folder = settings.folder.resolve()
     async with AsyncExitStack() as stack:
-        addresses, record = await _servers(settings, folder, stack)
-        ports = Ports.open(folder)
+        addresses, ports, record = await _servers(settings, folder, stack)
         key = local_key(settings)
         programs = [_program(each, settings, addresses, ports, key, record) for each in _PROGRAMS]
         migrate = importlib.import_module("db.postgres.migrate").migrate
@@ -67,7 +67,9 @@ async def local_installation(settings: Settings) -> AsyncIterator[Installation]:
         await _ready(settings, addresses, api_url, programs)
         identity = ProcessIdentity.of("assay", os.getpid())
         assert identity is not None
-        installation = Installation(identity.pid, api_url, key, addresses.temporal_ui_url)
+        installation = Installation(
+            identity.pid, api_url, key, addresses.temporal_ui_url, addresses.temporal_namespace
+        )
         stack.callback((folder / "installation.json").unlink, missing_ok=True)
         document = {key: value for key, value in asdict(installation).items() if key != "pid"}
         write_private_json(
@@ -89,7 +91,7 @@ def local_key(settings: Settings) -> str:
 
 async def _servers(
     settings: Settings, folder: Path, stack: AsyncExitStack
-) -> tuple[Addresses, ProcessRecord]:
+) -> tuple[Addresses, Ports, ProcessRecord]:
     """The servers whose addresses are set, or else our own."""
     given = _given_addresses(settings)
     if given is not None:
@@ -97,7 +99,7 @@ async def _servers(
         stack.callback(os.close, take_lock(folder))
         record = ProcessRecord(folder / "processes.json")
         await record.end_leftovers(grace_seconds=10.0)
-        return given, record
+        return given, Ports.open(folder), record
     embedded = EmbeddedStack(folder)
     # LangGraph takes a second to import; the servers start meanwhile
     imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "db.postgres.migrate"))
@@ -105,7 +107,8 @@ async def _servers(
     supervisor = asyncio.create_task(embedded.supervise())
     stack.push_async_callback(_cancel, [supervisor])
     await imported
-    return embedded.addresses, embedded.processes
+    # not opened anew: their own servers would count as strangers on the ports, and move them at each start
+    return embedded.addresses, embedded.ports, embedded.processes
 
 
 def _given_addresses(settings: Settings) -> Addresses | None:
@@ -154,14 +157,13 @@ def _program(
         "ASSAY_API__PORT": str(settings.api.port or ports.api),
         "ASSAY_API__KEY": key,
         "ASSAY_LOG__FORMAT": "json",
-        # only plain data may be in a checkpoint
-        "LANGGRAPH_STRICT_MSGPACK": "true",
     }
     if program.metrics is not None:
         environment["ASSAY_WORKER__METRICS_PORT"] = str(getattr(ports, program.metrics))
     return ChildProcess(
         name=program.name,
-        argv=[sys.executable, "-m", "runtime.cli", *program.arguments],
+        # -P: `domain` or `api` in the caller's folder must not stand before our own packages
+        argv=[sys.executable, "-P", "-m", "runtime.cli", *program.arguments],
         log_file=folder / "logs" / f"{program.name}.log",
         env={**os.environ, **environment},
         working_folder=Path.cwd(),

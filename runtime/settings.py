@@ -68,6 +68,7 @@ class WorkerSettings(_Part):
     task_timeout_seconds: float = Field(10.0, ge=1, le=120)
     window_files: int = Field(WINDOW_FILES, ge=1, le=WINDOW_FILES)
     shutdown_seconds: float = Field(25.0, ge=0, le=300)
+    metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
 
     def timings(self) -> Timings:

@@ -1,6 +1,7 @@
 """The worker: puts the real things behind the activities' ports. This file is the wiring diagram."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -48,7 +49,7 @@ async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool
         return
     async with open_resources(settings, name="assay-worker", temporal=temporal) as resources:
         if settings.worker.metrics_port is not None:
-            start_http_server(settings.worker.metrics_port, "127.0.0.1", registry(resources))
+            start_http_server(settings.worker.metrics_port, settings.worker.metrics_host, registry(resources))
         workers: list[Worker] = []
         if orchestration:
             workers.append(orchestration_worker(resources))
@@ -131,6 +132,8 @@ def orchestration_worker(resources: Resources) -> Worker:
 
 def cognition_worker(resources: Resources) -> Worker:
     """The agents. LangGraph is imported here, and nowhere that need not wait for it."""
+    # only plain data may be in a checkpoint; LangGraph reads this at its import
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
     from agents.session import GradingSession
     from db.postgres.checkpoints import FencedPostgresSaver
 
