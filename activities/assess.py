@@ -96,7 +96,7 @@ class AssessActivities:
             await self.submissions.propose(
                 input.file_id, input.generation, thread_id, epoch, outcome.assessment
             )
-        await self.states.publish(info.workflow_id or "", input.file_id, outcome.state)
+        await _show(self.states, input.file_id, outcome.state)
         return AssessResult(state=outcome.state)
 
 
@@ -148,12 +148,17 @@ class _StateReporter:
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
                 self._changed.clear()
-                await self._states.publish(
-                    activity.info().workflow_id or "", self._input.file_id, self._state
-                )
+                await _show(self._states, self._input.file_id, self._state)
             except TimeoutError:
                 signalled, signal_at = self._state, loop.time() + self._input.state_interval_seconds
                 await _signal(signalled)
+
+
+async def _show(states: StatePublisher, file_id: str, state: AgentState) -> None:
+    try:
+        await states.publish(activity.info().workflow_id or "", file_id, state)
+    except Exception as error:  # noqa: BLE001  # whatever a cache refuses, the agent goes on
+        structlog.get_logger("assay.agents").error("state_refused", reason=repr(error)[:500])
 
 
 async def _signal(state: AgentState) -> None:

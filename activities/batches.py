@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from temporalio import activity
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
@@ -92,7 +93,11 @@ class BatchActivities:
     async def finish_batch(self, input: BatchRef) -> str:  # noqa: A002  # shown in the Web UI
         """gathered → its final state; warms the report's cache."""
         state = await self.runs.finish(input.batch_id)
-        await self.reports.write(input.batch_id, await self.results.report(input.tenant_id, input.batch_id))
+        report = await self.results.report(input.tenant_id, input.batch_id)
+        try:
+            await self.reports.write(input.batch_id, report)
+        except Exception as error:  # noqa: BLE001  # whatever a cache refuses, the batch has ended
+            structlog.get_logger("assay.cache").error("report_refused", reason=repr(error)[:500])
         return state
 
     @activity.defn

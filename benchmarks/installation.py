@@ -23,6 +23,8 @@ from runtime.settings import Settings
 
 _LOOK_SECONDS = 0.1
 _VISIBLE_SECONDS = 30.0
+#: no file ends for so long only when nothing moves any more
+_STALLED_SECONDS = 120.0
 _STATUS_SQL = """
 SELECT b.status, (SELECT count(*) FROM files f WHERE f.batch_id = b.id AND f.state = ANY(%s))
 FROM batches b WHERE b.id = %s
@@ -33,7 +35,7 @@ Listener = Callable[[int], None]
 
 
 class BatchNotCompleted(Exception):
-    """A batch ended otherwise than `completed`: its time means nothing."""
+    """A batch stood still, or ended otherwise than `completed`: its time means nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,28 @@ class Installation:
         """Complete the batch and wait until it has ended."""
         before, began = self.cpu_seconds(), time.perf_counter()
         await asyncio.to_thread(self.client.post, f"/v1/batches/{batch_id}/complete")
-        # looks at Postgres: a watcher of the API would be part of what is measured
-        while (state := await self._state(batch_id, on_ended)) not in BATCH_MACHINE.final:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        state = await self._ended(batch_id, on_ended)
         seconds, after = time.perf_counter() - began, self.cpu_seconds()
         if state is not BatchState.COMPLETED:
             raise BatchNotCompleted(f"Batch {batch_id} ended {state}; see {self.folder / 'logs'}.")
         return Timed(batch_id, seconds, {name: after[name] - before[name] for name in before})
 
-    async def _state(self, batch_id: str, on_ended: Listener) -> BatchState:
-        cursor = await self.postgres.execute(_STATUS_SQL, [sorted(FILE_MACHINE.final), batch_id])
-        row = await cursor.fetchone()
-        assert row is not None
-        on_ended(row[1])
-        return BatchState(row[0])
+    async def _ended(self, batch_id: str, on_ended: Listener) -> BatchState:
+        """The final state; looks at Postgres, as a watcher of the API would be part of what is measured."""
+        most, deadline = -1, 0.0
+        while True:
+            cursor = await self.postgres.execute(_STATUS_SQL, [sorted(FILE_MACHINE.final), batch_id])
+            row = await cursor.fetchone()
+            assert row is not None
+            state, ended = BatchState(row[0]), row[1]
+            on_ended(ended)
+            if state in BATCH_MACHINE.final:
+                return state
+            if ended > most:
+                most, deadline = ended, time.monotonic() + _STALLED_SECONDS
+            elif time.monotonic() > deadline:
+                raise BatchNotCompleted(f"Batch {batch_id} stands still, {state}, {ended} files ended.")
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def history_lengths(self, batch_id: str, files: int) -> list[int]:
         """Events in the history of each of the batch's grading workflows."""

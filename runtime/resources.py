@@ -21,6 +21,7 @@ from runtime.settings import Settings
 
 #: how long the end of a process waits for its connections (G1.4)
 CLOSE_SECONDS = 30.0
+_CANCEL_AGAIN_SECONDS = 0.5
 
 
 class MissingAddress(AssayError):
@@ -99,9 +100,17 @@ async def in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator
     try:
         yield
     finally:
-        for task in tasks:
+        await _end(tasks)
+
+
+async def _end(tasks: "list[asyncio.Task[None]]") -> None:
+    # Again and again: until Python 3.12 `asyncio.wait_for`, which the drivers use, swallows a cancellation
+    # that comes in the moment of its answer.
+    pending = set(tasks)
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 def _say_failure(task: "asyncio.Task[None]") -> None:

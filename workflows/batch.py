@@ -19,7 +19,9 @@ from temporalio.common import (
 )
 from temporalio.exceptions import (
     ActivityError,
+    ApplicationError,
     ChildWorkflowError,
+    FailureError,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
@@ -136,7 +138,8 @@ class BatchWorkflow:
             self._counts = await durably(BatchActivities.gather_results, batch)
             self._enter(BatchState.GATHERED)
             self._enter(BatchState(await durably(BatchActivities.finish_batch, batch)))
-        except (asyncio.CancelledError, ActivityError, ChildWorkflowError) as error:
+        except (asyncio.CancelledError, FailureError) as error:
+            # whatever closes the workflow ends the batch
             await asyncio.shield(self._end_early(input, error))
             raise
         return BatchResult(self._stage, self._counts)
@@ -169,7 +172,7 @@ class BatchWorkflow:
         self._windows = {window.index: window for window in waiting}
         lanes = min(WINDOWS_AT_ONCE, len(waiting), input_.max_concurrent)
         shares = divide(input_.max_concurrent, lanes)
-        await together([self._run_lane(waiting, share) for share in shares])
+        await together([self._run_lane(waiting, share) for share in shares], before_stopping=waiting.clear)
 
     async def _run_lane(self, waiting: deque[WindowInput], share: int) -> None:
         """One window after another with this share; at the end the share goes to a window still open."""
@@ -182,7 +185,8 @@ class BatchWorkflow:
             heir = self._windows[min(self._open, key=lambda index: self._windows[index].share)]
             heir.share += share
             handle = workflow.get_external_workflow_handle(self._window_id(heir))
-            await handle.signal(WindowWorkflow.grow, share)
+            # an heir that has just ended hands on what it has inherited
+            await unless_ended(handle.signal(WindowWorkflow.grow, share))
 
     async def _run_window(self, window: WindowInput) -> None:
         self._open.add(window.index)
@@ -257,6 +261,8 @@ class WindowWorkflow:
     def __init__(self) -> None:
         self._window: WindowInput | None = None
         self._waiting: deque[str] = deque()
+        self._share = 0
+        self._queued = False
         self._tasks: list[asyncio.Task[None]] = []
         self._report = WindowReport(0)
         self._told = 0
@@ -273,6 +279,7 @@ class WindowWorkflow:
         )
         self._report = WindowReport(input.index, dict(files.ended))
         self._waiting.extend(files.file_ids)
+        self._queued = True
         self.grow(input.share)
         reporter = asyncio.create_task(self._tell_batch(input))
         try:
@@ -280,6 +287,8 @@ class WindowWorkflow:
             await asyncio.gather(*self._tasks)
         except asyncio.CancelledError:
             self._cancelling = True
+            # a child that completes all the same is followed by no other
+            self._waiting.clear()
             await stopped(self._tasks)
             raise
         finally:
@@ -289,8 +298,11 @@ class WindowWorkflow:
     @workflow.signal
     def grow(self, share: int) -> None:
         """Run this many more children at once."""
-        # a signal may come before the first task of the run: `run` adds its own share then
-        self._tasks += [asyncio.create_task(self._assess_files()) for _ in range(share) if self._window]
+        self._share += share
+        # a signal that comes before the files are queued is heeded when they are
+        if self._queued:
+            missing = self._share - len(self._tasks)
+            self._tasks += [asyncio.create_task(self._assess_files()) for _ in range(missing)]
 
     @workflow.query
     def progress(self) -> WindowReport:
@@ -331,6 +343,9 @@ class WindowWorkflow:
             failure = FailureInput(
                 batch.tenant_id, batch.batch_id, file_id, batch.generation, code, message, batch.trace_id
             )
+            if is_cancelled_exception(error):
+                await durably(PersistActivities.cancel_file, failure)
+                return GradingResult("cancelled")
             await durably(PersistActivities.fail_file, failure)
             return GradingResult("failed", code)
 
@@ -343,7 +358,7 @@ class WindowWorkflow:
             self._told = self._report.finished
             # by id, not by run: a batch that was reset has another run
             handle = workflow.get_external_workflow_handle(parent.workflow_id)
-            await handle.signal(BatchWorkflow.window_report, self._report)
+            await unless_ended(handle.signal(BatchWorkflow.window_report, self._report))
             await asyncio.sleep(REPORT_INTERVAL.total_seconds())
 
 
@@ -366,14 +381,26 @@ def divide(whole: int, parts: int) -> list[int]:
     return [base + (1 if index < rest else 0) for index in range(parts)]
 
 
-async def together(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+async def together(
+    coroutines: list[Coroutine[Any, Any, None]], *, before_stopping: Callable[[], None]
+) -> None:
     """Run all; the first failure, or a cancellation, stops the others before it is raised."""
     tasks = [asyncio.create_task(each) for each in coroutines]
     try:
         await asyncio.gather(*tasks)
     except BaseException:
+        before_stopping()
         await stopped(tasks)
         raise
+
+
+async def unless_ended(signal: Awaitable[None]) -> None:
+    """Send the signal; a workflow that has ended in the meantime need not hear it."""
+    try:
+        await signal
+    except ApplicationError as error:
+        if error.type != "ExternalWorkflowExecutionNotFound":
+            raise
 
 
 async def stopped(tasks: list[asyncio.Task[None]]) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.exceptions import FailureError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
@@ -58,7 +58,7 @@ class GradingWorkflow:
                 return GradingResult(assessed.ended)
             self._note(assessed.state)
             recorded = await self._persist(input)
-        except ActivityError as error:
+        except FailureError as error:
             if is_cancelled_exception(error):
                 await asyncio.shield(self._cancel_file(input))
                 raise
@@ -136,13 +136,13 @@ class GradingWorkflow:
                 promptly(PersistActivities.ring_bell, argument),
                 undo=lambda: durably(PersistActivities.ring_retraction, argument),
             )
-        except ActivityError as error:
+        except FailureError as error:
             argument.reason = ": ".join(failure_of(error))
             await saga.compensate()
             raise
         return recorded
 
-    async def _fail_file(self, input_: GradingInput, error: ActivityError) -> GradingResult:
+    async def _fail_file(self, input_: GradingInput, error: FailureError) -> GradingResult:
         code, message = failure_of(error)
         await durably(PersistActivities.fail_file, self._failure(input_, code, message))
         self._tell(f"**Failed**: `{code}`: {message}")

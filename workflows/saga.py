@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 from workflows.options import PROMPT_RETRY, PROMPT_TIMEOUT, STEP_DEADLINE, STEP_RETRY, STEP_TIMEOUT
 
@@ -51,15 +51,17 @@ async def promptly(action: Callable[..., Awaitable[Result]], argument: object) -
             schedule_to_close_timeout=PROMPT_TIMEOUT,
             retry_policy=PROMPT_RETRY,
         )
-    except ActivityError as error:
-        if is_refusal(error):
+    except FailureError as error:
+        if is_refusal(error) or is_cancelled_exception(error):
             raise
         return await durably(action, argument)
 
 
-def is_refusal(error: ActivityError) -> bool:
+def is_refusal(error: FailureError) -> bool:
     """Whether trying again is of no use."""
-    return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+    # the failure of a local activity comes bare, that of a normal one inside an ActivityError
+    cause = error.cause if isinstance(error, ActivityError) else error
+    return isinstance(cause, ApplicationError) and cause.non_retryable
 
 
 def failure_of(error: BaseException) -> tuple[str, str]:

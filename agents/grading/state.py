@@ -125,7 +125,7 @@ def check_state(values: Mapping[str, Any], run: AgentRun) -> None:
             raise CorruptCheckpoint(f"{name}: {values.get(name)!r} instead of {expected[name]!r}.")
     if values.get("plan") != plan_for(run.exam):
         raise CorruptCheckpoint("plan: missing, or not the plan of this exam.")
-    check_results(values.get("results", {}), run.exam)
+    check_results(values.get("results"), run.exam)
     if "total" in values:
         _check_total(values, run)
 

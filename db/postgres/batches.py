@@ -47,7 +47,8 @@ WHERE e.id = %s AND e.tenant_id = %s HAVING max(r.version) IS NOT NULL
 """
 READ_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s"
 SHARE_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s FOR SHARE"
-LOCK_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s FOR UPDATE"
+# NO KEY: the events that files write meanwhile refer to the batch, and must not wait for this lock
+LOCK_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s FOR NO KEY UPDATE"
 LIST_BATCHES_SQL = f"""
 SELECT {_BATCH_COLUMNS} FROM batches
 WHERE tenant_id = %(tenant_id)s AND (%(state)s::text IS NULL OR status = %(state)s)
@@ -116,21 +117,25 @@ EVENTS_SQL = """
 SELECT event_id, event_type, batch_id, number, occurred_at, file_id, data FROM progress_events
 WHERE batch_id = %s AND number > %s ORDER BY number LIMIT %s
 """
+# whoever locks several files locks them by ordinal and id: two such statements cannot deadlock
 QUEUE_WINDOW_SQL = """
-WITH moved AS (
-    UPDATE files SET state = 'queued', updated_at = now()
+WITH before AS (
+    SELECT id FROM files
     WHERE batch_id = %(batch_id)s AND ordinal BETWEEN %(first)s AND %(last)s AND state = ANY(%(origins)s)
-    RETURNING id
+    ORDER BY ordinal, id FOR UPDATE
+), moved AS (
+    UPDATE files SET state = 'queued', updated_at = now() FROM before WHERE files.id = before.id
 )
 INSERT INTO progress_events (batch_id, file_id, event_type)
-SELECT %(batch_id)s, id, 'FileScattered' FROM moved
+SELECT %(batch_id)s, id, 'FileScattered' FROM before
 """
 WINDOW_SQL = """
 SELECT id, state FROM files WHERE batch_id = %s AND ordinal BETWEEN %s AND %s ORDER BY ordinal
 """
 CANCEL_FILES_SQL = """
 WITH before AS (
-    SELECT id, state FROM files WHERE batch_id = %(batch_id)s AND NOT state = ANY(%(final)s) FOR UPDATE
+    SELECT id, state FROM files WHERE batch_id = %(batch_id)s AND NOT state = ANY(%(final)s)
+    ORDER BY ordinal, id FOR UPDATE
 ), moved AS (
     UPDATE files SET state = 'cancelled', updated_at = now() FROM before WHERE files.id = before.id
 )
@@ -409,9 +414,11 @@ class PostgresBatchRuns:
             batch = await _lock(connection, batch_id)
             if batch.state in BATCH_MACHINE.final:
                 return batch.state
+            # the table lets any running batch end early; here only one whose work is done may end
+            BATCH_MACHINE.check(batch.state, BatchState.COMPLETED)
             outcome = outcome_of(await _counts(connection, batch_id))
             await _tell(connection, batch_id, EventType.REPORT_READY)
-            await _advance(connection, batch_id, outcome)
+            await _move(connection, batch, outcome)
             return outcome
 
     async def end_early(self, batch_id: str, target: BatchState, code: str | None) -> Counts:
@@ -449,6 +456,8 @@ async def _lock(connection: Connection, batch_id: str) -> Batch:
 async def _advance(connection: Connection, batch_id: str, target: BatchState) -> bool:
     """Move on to the target; `False` where the batch has been there already."""
     batch = await _lock(connection, batch_id)
+    if batch.state is BatchState.PAUSED:
+        raise Conflict(f"The batch is paused; it is resumed before it becomes {target}.")
     if _ORDER[batch.state] >= _ORDER[target] and batch.state is not BatchState.CANCELLED:
         return False
     await _move(connection, batch, target)

@@ -19,6 +19,8 @@ from domain.errors import CorruptCheckpoint
 
 _CHECKSUM_BYTES = 4
 
+FENCE_SQL = "SELECT fenced_thread(%s, %s)"
+
 
 class ChecksummedSerializer(SerializerProtocol):
     """Any serializer, with a CRC-32 before each value: a damaged one is told, not believed."""
@@ -51,7 +53,10 @@ class FencedPostgresSaver(AsyncPostgresSaver):
     """
 
     def __init__(self, pool: Pool, epoch: int) -> None:
-        super().__init__(conn=pool, serde=ChecksummedSerializer(JsonPlusSerializer()))
+        # no classes but LangGraph's own, whatever LANGGRAPH_STRICT_MSGPACK says
+        serializer = JsonPlusSerializer(allowed_msgpack_modules=None)
+        super().__init__(conn=pool, serde=ChecksummedSerializer(serializer))
+        self._epoch = epoch
         # The fence stands in the statement itself, around the thread's id, which comes first in each.
         self.UPSERT_CHECKPOINT_BLOBS_SQL = _fenced(base.UPSERT_CHECKPOINT_BLOBS_SQL, epoch)
         self.UPSERT_CHECKPOINTS_SQL = _fenced(base.UPSERT_CHECKPOINTS_SQL, epoch)
@@ -63,6 +68,13 @@ class FencedPostgresSaver(AsyncPostgresSaver):
         with translated_errors():
             async with super()._cursor(pipeline=pipeline) as cursor:
                 yield cursor
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete the thread's checkpoints; raises `EpochSuperseded` if a newer attempt owns them."""
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await cursor.execute(FENCE_SQL, [thread_id, self._epoch])
+            for sql in base.PRUNE_DELETE_THREADS_SQL:
+                await cursor.execute(sql, [[thread_id]])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint; raises `CorruptCheckpoint` for one that cannot be read back."""

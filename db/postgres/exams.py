@@ -133,9 +133,10 @@ def _question(document: dict[str, Any]) -> Question:
         id=document["id"],
         type=QuestionType(document["type"]),
         prompt=document["prompt"],
-        points=document["points"],
+        # jsonb writes 1.0 as 1, and the rubric's hash tells them apart
+        points=float(document["points"]),
         criteria=tuple(
-            Criterion(each["id"], each["points"], each["description"]) for each in document["criteria"]
+            Criterion(each["id"], float(each["points"]), each["description"]) for each in document["criteria"]
         ),
         answer=content["answer"],
         accept=tuple(content["accept"]),

@@ -6,8 +6,7 @@ from typing import Any
 
 import structlog
 
-from db.redis.connection import RedisLink
-from domain.errors import RedisUnavailable
+from db.redis.connection import GONE_OR_REFUSED, RedisLink
 
 RESULT_SECONDS = 3600
 REPORT_SECONDS = 600
@@ -45,7 +44,7 @@ class RedisResultCache:
         try:
             with self._link.use() as client:
                 found = await client.mget([result_key(submission_id, each) for each in question_ids])
-        except RedisUnavailable:
+        except GONE_OR_REFUSED:
             return None
         results = [json.loads(each) for each in found if each is not None]
         return results if len(results) == len(question_ids) else None
@@ -69,7 +68,7 @@ class RedisReportCache:
         try:
             with self._link.use() as client:
                 text = await client.get(report_key(batch_id))
-        except RedisUnavailable:
+        except GONE_OR_REFUSED:
             return None
         return None if text is None else json.loads(text)
 
@@ -80,14 +79,14 @@ class RedisReportCache:
                 await client.set(
                     report_key(batch_id), json.dumps(report, ensure_ascii=False), ex=REPORT_SECONDS
                 )
-        except RedisUnavailable as error:
-            self._log.info("report_not_cached", batch_id=batch_id, code=error.code)
+        except GONE_OR_REFUSED as error:
+            self._log.info("report_not_cached", batch_id=batch_id, reason=type(error).__name__)
 
     async def forget(self, batch_id: str) -> None:
         """Drop the cached report, if that is possible."""
         try:
             with self._link.use() as client:
                 await client.delete(report_key(batch_id))
-        except RedisUnavailable as error:
+        except GONE_OR_REFUSED as error:
             # it expires by itself; a report is cached for final batches only
-            self._log.info("report_not_forgotten", batch_id=batch_id, code=error.code)
+            self._log.info("report_not_forgotten", batch_id=batch_id, reason=type(error).__name__)

@@ -7,12 +7,20 @@ from contextlib import contextmanager
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError  # noqa: A004  # the driver's names
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004  # the driver's name
+    ResponseError,
+    TimeoutError,  # noqa: A004  # the driver's name
+)
 
 from domain.errors import RedisUnavailable
 
 #: after a failure, how long callers are refused at once instead of each waiting for its own time-out
 _DOWN_SECONDS = 1.0
+
+#: what is met by writes that may be lost: Redis is gone, or refuses (full, read-only)
+GONE_OR_REFUSED = (RedisUnavailable, ResponseError)
 
 
 class RedisLink:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from db.redis.connection import RedisLink
+from db.redis.connection import GONE_OR_REFUSED, RedisLink
 from domain.batch import AgentState, ProgressEvent
-from domain.errors import RedisUnavailable
 
 STATE_SECONDS = 24 * 3600
 OUTBOX_BELL = "channel:outbox"
@@ -55,7 +54,7 @@ class RedisStatePublisher:
         try:
             with self._link.use() as client:
                 await client.set(workflow_state_key(workflow_id), text, ex=STATE_SECONDS)
-        except RedisUnavailable:
+        except GONE_OR_REFUSED:
             return  # the checkpoint is in Postgres, and the view workflow_state_cache reads it
 
     async def read(self, workflow_id: str) -> AgentState | None:
@@ -63,7 +62,7 @@ class RedisStatePublisher:
         try:
             with self._link.use() as client:
                 text = await client.get(workflow_state_key(workflow_id))
-        except RedisUnavailable:
+        except GONE_OR_REFUSED:
             return None
         return None if text is None else AgentState(**json.loads(text))
 
@@ -85,8 +84,8 @@ class BellHub:
         while True:
             try:
                 await self._listen()
-            except RedisUnavailable as error:
-                self._log.info("bells_silent", code=error.code)
+            except GONE_OR_REFUSED as error:
+                self._log.info("bells_silent", reason=type(error).__name__)
             await asyncio.sleep(_RESUBSCRIBE_SECONDS)
 
     async def _listen(self) -> None:
@@ -153,7 +152,7 @@ class RedisPublisher:
                         pipeline.publish(progress_channel(event.batch_id), text)
                         pipeline.publish(state_changes_channel(event.file_id or event.batch_id), text)
                     await pipeline.execute()
-        except RedisUnavailable:
+        except GONE_OR_REFUSED:
             return
 
     async def wait_for_ring(self, timeout_seconds: float) -> None:

@@ -38,7 +38,7 @@ def exam_document() -> dict[str, Any]:
 
 
 def write_script(path: Path, calls_log: Path, *, latency_seconds: float) -> Path:
-    """The scripted model: each question has its policy and its latency, so that they end one after another."""
+    """The scripted model: each question has its policy and its latency, so they end one by one."""
     rules = [
         {"match": question, "reply": policy, "hang_seconds": seconds}
         for question, (policy, seconds) in OPEN.items()

@@ -176,7 +176,9 @@ class Up:
     def wait_child(self, name: str, other_than: int, within_seconds: float = 30) -> int:
         """Wait until the child runs again; answers its new pid."""
         return until(
-            lambda: next((pid for each, pid in self.pids.items() if each == name and pid != other_than), None),
+            lambda: next(
+                (pid for each, pid in self.pids.items() if each == name and pid != other_than), None
+            ),
             f"{name} runs again",
             within_seconds,
         )

@@ -1,15 +1,18 @@
 """A plant of one test's own: real workers on queues of their own, and a model that can be held and asked."""
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType as HistoryEvent
 from temporalio.api.history.v1 import HistoryEvent as Event
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowHandle
 from temporalio.worker import Worker
 
@@ -24,6 +27,7 @@ from gateway.scripted import Rule, Script, ScriptedModel
 from runtime.resources import Resources
 from runtime.server import services
 from runtime.worker import cognition_worker, orchestration_worker
+from tests.builders import a_submission, open_batch
 from workflows.batch import BatchWorkflow
 from workflows.grading import GradingWorkflow
 
@@ -108,17 +112,23 @@ class WatchedModel:
         except TimeoutError:
             pytest.fail(f"{self.held.total()} calls are held instead of {calls}")
 
-    def peaks(self, batch_of: Mapping[str, str]) -> dict[str, int]:
-        """The most files that each batch ever had in a call at once."""
-        inside: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        peaks: Counter[str] = Counter()
+    def peak(self, file_ids: Collection[str]) -> int:
+        """The most of these files that ever were in a call at once."""
+        inside: Counter[str] = Counter()
+        peak = 0
         for file_id, step in self.moves:
-            files = inside[batch_of[file_id]]
-            files[file_id] += step
-            if not files[file_id]:
-                del files[file_id]
-            peaks[batch_of[file_id]] = max(peaks[batch_of[file_id]], len(files))
-        return dict(peaks)
+            if file_id in file_ids:
+                inside[file_id] += step
+                peak = max(peak, sum(1 for calls in inside.values() if calls))
+        return peak
+
+
+class RefusingCache(RedisResultCache):
+    """A cache whose server refuses what it is given."""
+
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse."""
+        raise ValueError(f"{len(results)} results are no good")
 
 
 def rules_for(file_id: str, *rules: Rule) -> list[Rule]:
@@ -133,6 +143,12 @@ def rules_for(file_id: str, *rules: Rule) -> list[Rule]:
         )
         for rule in rules
     ]
+
+
+def with_worker_settings(resources: Resources, **changes: Any) -> Resources:
+    """The same resources, whose workers and new batches have other settings."""
+    worker = resources.settings.worker.model_copy(update=changes)
+    return replace(resources, settings=resources.settings.model_copy(update={"worker": worker}))
 
 
 def cognition(resources: Resources, model: Models) -> Worker:
@@ -175,17 +191,24 @@ async def files_of(resources: Resources, batch: Batch) -> list[StoredFile]:
 
 
 async def all_ended(resources: Resources, *batches: Batch, within_seconds: float = 90) -> list[Batch]:
-    """The batches once all are in a final state and their workflows are closed."""
+    """The batches once their workflows are closed, each in a final state."""
     stores = services(resources).batches
-    ended: list[Batch] = []
     async with asyncio.timeout(within_seconds):
-        for batch in batches:
-            while (now := await stores.read("local", batch.id)).state not in BATCH_MACHINE.final:
-                await asyncio.sleep(0.05)
-            ended.append(now)
-        for batch in batches:
-            await asyncio.gather(handle_of(resources, batch).result(), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(handle_of(resources, batch).result() for batch in batches), return_exceptions=True
+        )
+    ended = [await stores.read("local", batch.id) for batch in batches]
+    for batch, outcome in zip(ended, outcomes, strict=True):
+        assert batch.state in BATCH_MACHINE.final, f"{batch.state} for ever: {_causes(outcome)}"
     return ended
+
+
+def _causes(outcome: object) -> str:
+    chain, error = [], outcome
+    while isinstance(error, BaseException):
+        chain.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__
+    return " <- ".join(chain)
 
 
 def handle_of(resources: Resources, batch: Batch) -> WorkflowHandle[BatchWorkflow, Any]:
@@ -223,3 +246,32 @@ async def file_events(resources: Resources, batch: Batch) -> list[tuple[str, str
         [batch.id],
     )
     return [(str(row["file_id"]), row["event_type"], row["data"]) for row in rows]
+
+
+async def half_done(resources: Resources, model: WatchedModel, *, max_concurrent: int = 2) -> Batch:
+    """A batch of six: two files finished, then as many as may run in a call that hangs, the rest queued."""
+    batch = await open_batch(
+        resources,
+        {name: a_submission(answers_to(1)) for name in names(6)},
+        exam=exam_of(1),
+        max_concurrent=max_concurrent,
+    )
+    finished = {file.id for file in (await files_of(resources, batch))[:2]}
+    model.holds = lambda call: call.step.file_id not in finished
+    await start(resources, batch)
+    await model.is_holding(max_concurrent, within_seconds=30)
+    return batch
+
+
+async def reset(resources: Resources, handle: WorkflowHandle[Any, Any]) -> None:
+    """Begin the workflow again, right after its first task."""
+    first_task = of_type(await history(handle), "WORKFLOW_TASK_COMPLETED")[0]
+    await resources.temporal.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=resources.temporal.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=handle.id),
+            reason="a test",
+            workflow_task_finish_event_id=first_task.event_id,
+            request_id=str(uuid.uuid4()),
+        )
+    )

@@ -1,0 +1,114 @@
+"""The object store over a local folder."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from db.objects.store import PART_BYTES, ObjectStoreFiles
+from domain.errors import AssayError, LimitExceeded, NotFound, ObjectStoreUnavailable
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "objects"
+
+
+@pytest.fixture
+def objects(folder: Path) -> ObjectStoreFiles:
+    return ObjectStoreFiles.at(f"file://{folder}")
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def left(folder: Path) -> list[str]:
+    """Every file on the disk, finished or not."""
+    return sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
+
+
+@pytest.mark.parametrize("parts", [(), (b"",), (b"a",), (b"a", b"", b"bc"), (b"x" * PART_BYTES, b"y")])
+async def test_a_stream_comes_back_as_it_was_written(
+    objects: ObjectStoreFiles, parts: tuple[bytes, ...]
+) -> None:
+    await objects.write("t/b/f/s", chunks(*parts))
+    assert await objects.read("t/b/f/s") == b"".join(parts)
+
+
+@pytest.mark.parametrize("sent", [0, 10, PART_BYTES + 10])
+@pytest.mark.parametrize(
+    "error", [LimitExceeded("too large"), ConnectionResetError("gone"), ValueError("odd")]
+)
+async def test_an_error_on_the_way_leaves_no_object(
+    objects: ObjectStoreFiles, folder: Path, sent: int, error: Exception
+) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * sent
+        raise error
+
+    with pytest.raises((AssayError, ValueError)) as raised:
+        await objects.write("t/b/f/s", broken())
+    if isinstance(error, AssayError):
+        assert raised.value is error
+    with pytest.raises(NotFound):
+        await objects.read("t/b/f/s")
+    assert left(folder) == []
+
+
+async def test_an_error_on_the_way_leaves_the_object_that_was_there(objects: ObjectStoreFiles) -> None:
+    await objects.write("key", chunks(b"old"))
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"new"
+        raise LimitExceeded("too large")
+
+    with pytest.raises(LimitExceeded):
+        await objects.write("key", broken())
+    assert await objects.read("key") == b"old"
+
+
+async def test_sixty_megabytes_are_streamed_in_parts(objects: ObjectStoreFiles, folder: Path) -> None:
+    block, digest, size = bytes(range(256)) * 4096, hashlib.sha256(), 0
+
+    async def large() -> AsyncIterator[bytes]:
+        nonlocal size
+        for _ in range(60):
+            digest.update(block)
+            size += len(block)
+            yield block
+
+    await objects.write("large", large())
+    stored = await objects.read("large")
+    assert len(stored) == size == 60 * 1024 * 1024
+    assert hashlib.sha256(stored).digest() == digest.digest()
+    assert left(folder) == ["large"]
+
+
+async def test_a_rename_overwrites_and_leaves_nothing_behind(objects: ObjectStoreFiles, folder: Path) -> None:
+    await objects.write("a", chunks(b"new"))
+    await objects.write("b", chunks(b"old"))
+    await objects.rename("a", "b")
+    assert await objects.read("b") == b"new"
+    assert left(folder) == ["b"]
+    with pytest.raises(NotFound):
+        await objects.rename("a", "b")
+    assert await objects.read("b") == b"new"
+
+
+async def test_a_deletion_may_be_repeated(objects: ObjectStoreFiles, folder: Path) -> None:
+    await objects.write("a", chunks(b"x"))
+    await objects.delete("a")
+    await objects.delete("a")
+    assert left(folder) == []
+
+
+async def test_a_store_that_does_not_answer_is_said_to_be_unavailable(folder: Path) -> None:
+    objects = ObjectStoreFiles.at(f"file://{folder}")
+    await objects.ping()
+    # a file where the folder of the key would be
+    (folder / "t").write_text("in the way")
+    with pytest.raises(ObjectStoreUnavailable):
+        await objects.write("t/b", chunks(b"x"))

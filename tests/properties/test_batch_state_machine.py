@@ -1,0 +1,255 @@
+"""Property 25: commands in any order make legal moves only, each told once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from db.postgres.batches import PostgresBatches, PostgresBatchRuns
+from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
+from db.postgres.pool import Postgres
+from domain.batch import Batch
+from domain.errors import Conflict, EpochSuperseded, SagaStepRefused
+from domain.exam import Exam
+from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
+from tests.db.stage import (
+    a_start,
+    add_files,
+    an_assessment,
+    an_upload,
+    opened_postgres,
+    pending_batch,
+    stored_exam,
+)
+
+_FILES = 2
+#: in the order that a good run gives them, so that a drawn sequence often gets far
+COMMANDS = (
+    "add",
+    "complete",
+    "scatter",
+    "queue",
+    "begin",
+    "grade",
+    "fail",
+    "cancel_file",
+    "barrier",
+    "gather",
+    "finish",
+    "cancel_batch",
+    "fail_batch",
+    "withdraw",
+)
+GOOD = ("complete", "scatter", "queue", "begin", "grade", "fail", "barrier", "gather", "finish")
+STEP = st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=3)
+#: a good run up to a drawn step, with any commands, several at once, between and after its steps
+RUNS = st.tuples(st.integers(0, len(GOOD)), st.lists(st.tuples(st.integers(0, len(GOOD)), STEP), max_size=4))
+
+#: where files may still be open
+_OPEN = {BatchState.PENDING, BatchState.UPLOADED, BatchState.SCATTERING, BatchState.PAUSED}
+
+STATE_SQL = """
+SELECT (SELECT to_jsonb(b) FROM batches b WHERE id = %(id)s) AS batch,
+       (SELECT jsonb_agg(to_jsonb(f) ORDER BY f.name) FROM files f WHERE batch_id = %(id)s) AS files,
+       (SELECT jsonb_agg(to_jsonb(s) ORDER BY id) FROM submissions s WHERE batch_id = %(id)s) AS submissions,
+       (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.id) FROM progress_events e WHERE batch_id = %(id)s) AS events
+"""
+
+
+@dataclass
+class Machine:
+    """One batch and every command that may be given about it."""
+
+    postgres: Postgres = field(repr=False)
+    exam: Exam = field(repr=False)
+    batch: Batch
+    file_ids: list[str]
+
+    async def give(self, command: str) -> bool:
+        """Give the command; whether it was accepted."""
+        try:
+            await self._commands()[command]()
+        except (Conflict, EpochSuperseded, SagaStepRefused):
+            return False
+        return True
+
+    def _commands(self) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
+        batches, runs = PostgresBatches(self.postgres), PostgresBatchRuns(self.postgres)
+        saga = PostgresAssessments(self.postgres)
+        one, other = self.file_ids
+        batch_id = self.batch.id
+        return {
+            "add": lambda: batches.add_file("local", batch_id, an_upload("000.md"), overwrite=False),
+            "complete": lambda: batches.complete("local", batch_id),
+            "scatter": lambda: runs.begin_scattering(batch_id),
+            "queue": lambda: runs.queue_window(batch_id, 1, _FILES),
+            "begin": lambda: self._begin_both(),
+            "grade": lambda: self._grade(one),
+            "fail": lambda: saga.fail(other, 1, "broken", "It broke."),
+            "cancel_file": lambda: saga.cancel(one, 1),
+            "barrier": lambda: runs.open_barrier(batch_id),
+            "gather": lambda: runs.gather(batch_id),
+            "finish": lambda: runs.finish(batch_id),
+            "cancel_batch": lambda: runs.end_early(batch_id, BatchState.CANCELLED, None),
+            "fail_batch": lambda: runs.end_early(batch_id, BatchState.FAILED, "defect"),
+            "withdraw": lambda: batches.cancel_before_start("local", batch_id),
+        }
+
+    async def _begin_both(self) -> None:
+        for file_id in self.file_ids:
+            await PostgresThreads(self.postgres).begin(a_start(file_id, thread_id=f"{file_id}-run"))
+
+    async def _grade(self, file_id: str) -> None:
+        thread_id = f"{file_id}-run"
+        epoch = await PostgresThreads(self.postgres).begin(a_start(file_id, thread_id=thread_id))
+        if epoch is None:
+            raise SagaStepRefused("The file is not open.")
+        await PostgresSubmissions(self.postgres).propose(
+            file_id, 1, thread_id, epoch, an_assessment(self.exam)
+        )
+        saga = PostgresAssessments(self.postgres)
+        await saga.record(file_id, 1, thread_id)
+        await saga.finish(file_id, 1)
+
+    async def read(self) -> dict[str, Any]:
+        row = await self.postgres.row(STATE_SQL, {"id": self.batch.id})
+        assert row is not None
+        return row
+
+    def check(self, now: dict[str, Any]) -> None:
+        """Every move that the events tell is in its table, and they tell all moves, each once."""
+        batch = now["batch"]
+        moves = _moves(now["events"])
+        walked = _walk("batch", moves.get(None, []), BATCH_MACHINE.initial)
+        assert walked == batch["status"]
+        for file in now["files"]:
+            walked = _walk("file", moves.get(file["id"], []), FILE_MACHINE.initial)
+            assert walked == file["state"]
+        if batch["status"] in BATCH_MACHINE.final:
+            assert {file["state"] for file in now["files"]} <= FILE_MACHINE.final
+        kinds = [each["event_type"] for each in now["events"]]
+        for once in (
+            "BatchCreated",
+            "UploadCompleted",
+            "AllFilesScattered",
+            "AllFilesGathered",
+            "ReportReady",
+        ):
+            assert kinds.count(once) <= 1
+        assert kinds.count("FileAssessed") == sum(s["status"] == "graded" for s in now["submissions"] or [])
+
+
+def _moves(events: list[dict[str, Any]]) -> dict[str | None, list[tuple[str, str]]]:
+    found: dict[str | None, list[tuple[str, str]]] = {}
+    for event in events:
+        if event["event_type"] == "StatusChanged":
+            data = event["data"]
+            assert (data["machine"] == "file") == (event["file_id"] is not None)
+            found.setdefault(event["file_id"], []).append((data["from"], data["to"]))
+        elif event["event_type"] == "FileScattered":
+            # the move to `queued` has an event of its own name
+            found.setdefault(event["file_id"], []).append(("uploaded", "queued"))
+    return found
+
+
+def _walk(machine: str, moves: list[tuple[str, str]], at: str) -> str:
+    table = BATCH_MACHINE if machine == "batch" else FILE_MACHINE
+    kind = BatchState if machine == "batch" else FileState
+    for origin, target in moves:
+        assert origin == at, f"the {machine} moved from {origin}, but was {at}"
+        assert table.allows(kind(origin), kind(target)), f"{origin} → {target}"  # type: ignore[arg-type]
+        at = target
+    return at
+
+
+@pytest.fixture(scope="module")
+async def postgres(session_database_url: str) -> AsyncIterator[Postgres]:
+    async with opened_postgres(session_database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def exam(postgres: Postgres) -> Exam:
+    return await stored_exam(postgres)
+
+
+async def a_machine(postgres: Postgres, exam: Exam) -> Machine:
+    batch = await pending_batch(postgres, exam)
+    files = await add_files(postgres, batch, [f"{n:03}.md" for n in range(_FILES)])
+    return Machine(postgres, exam, batch, files)
+
+
+@settings(max_examples=100)
+@given(run=RUNS)
+async def test_commands_make_legal_moves_only_and_each_is_told_once(
+    postgres: Postgres, exam: Exam, run: tuple[int, list[tuple[int, list[str]]]]
+) -> None:
+    """
+    **功能: assay, 属性 25: 批次状态机**
+    **验证: 需求 B5**
+
+    For every sequence of commands, repeated and at once, batch and files make legal moves only,
+    each with exactly one event, and a command that is refused changes nothing.
+    """
+    machine = await a_machine(postgres, exam)
+    good, strays = run
+    steps = [(place, [command]) for place, command in enumerate(GOOD[:good])] + strays
+    before = await machine.read()
+    for _, commands in sorted(steps, key=lambda step: step[0]):
+        accepted = await asyncio.gather(*map(machine.give, commands))
+        now = await machine.read()
+        machine.check(now)
+        if not any(accepted) and "grade" not in commands:
+            assert now == before
+        before = now
+
+
+async def test_a_good_run_walks_the_whole_path(postgres: Postgres, exam: Exam) -> None:
+    machine = await a_machine(postgres, exam)
+    for command in GOOD:
+        assert await machine.give(command), command
+        # a repetition is accepted, and moves nothing
+        before = await machine.read()
+        assert await machine.give(command) or command == "grade"
+        after = await machine.read()
+        assert _moves(after["events"]) == _moves(before["events"])
+    batch_moves = _moves((await machine.read())["events"])[None]
+    assert [target for _, target in batch_moves] == [
+        "uploaded", "scattering", "scattered", "gathering", "gathered", "partial",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", list(BatchState))
+async def test_a_batch_command_in_any_state_moves_along_the_table_or_changes_nothing(
+    postgres: Postgres, exam: Exam, state: BatchState
+) -> None:
+    """Every state, the ones of other kinds of batches included, against every command."""
+    for command in ("scatter", "barrier", "gather", "finish", "cancel_batch", "fail_batch", "withdraw"):
+        machine = await a_machine(postgres, exam)
+        await machine.give("complete")
+        await machine.postgres.run("UPDATE batches SET status = %s WHERE id = %s", [state, machine.batch.id])
+        if state not in _OPEN:
+            await machine.postgres.run(
+                "UPDATE files SET state = 'failed' WHERE batch_id = %s", [machine.batch.id]
+            )
+        before = await machine.read()
+        accepted = await machine.give(command)
+        after = await machine.read()
+        told = _moves(after["events"][len(before["events"]) :]).get(None, [])
+        assert _walk("batch", told, state) == after["batch"]["status"]
+        if not accepted:
+            assert after == before
+        if after["batch"]["status"] in BATCH_MACHINE.final - {state}:
+            assert {file["state"] for file in after["files"]} <= FILE_MACHINE.final, command
+
+
+def test_the_good_run_is_a_path_of_the_table() -> None:
+    path = ["pending", "uploaded", "scattering", "scattered", "gathering", "gathered", "completed"]
+    assert [key for key, _ in groupby(path)] == path
+    for origin, target in pairwise(path):
+        assert BATCH_MACHINE.allows(BatchState(origin), BatchState(target))
