@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -107,6 +107,8 @@ async def _reporting(states: StatePublisher, input_: AssessInput) -> "AsyncItera
     try:
         yield reporter
     finally:
+        # said too, as a library may lose a cancellation (`asyncio.wait_for` does before Python 3.12)
+        reporter.ended = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -123,6 +125,7 @@ class _StateReporter:
         self._input = input_
         self._state = AgentState(thread_id=activity.info().workflow_run_id or "", stage="starting")
         self._changed = asyncio.Event()
+        self.ended = False
 
     def note(self, state: AgentState) -> None:
         """Hear of a durable step."""
@@ -133,7 +136,7 @@ class _StateReporter:
     async def beat(self) -> None:
         """Heartbeat four times in each heartbeat timeout, also while a model call is pending."""
         timeout = activity.info().heartbeat_timeout or timedelta(seconds=10)
-        while True:
+        while not self.ended:
             activity.heartbeat(vars(self._state))
             await asyncio.sleep(timeout.total_seconds() / 4)
 
@@ -142,16 +145,17 @@ class _StateReporter:
         loop = asyncio.get_running_loop()
         signal_at = loop.time() + self._input.state_interval_seconds
         signalled = self._state
-        while True:
-            wait = None if signalled is self._state else max(0.0, signal_at - loop.time())
-            try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-                self._changed.clear()
-                await _show(self._states, self._input.file_id, self._state)
-            except TimeoutError:
+        while not self.ended:
+            if signalled is not self._state and loop.time() >= signal_at:
                 signalled, signal_at = self._state, loop.time() + self._input.state_interval_seconds
                 await _signal(signalled)
+            wait = None if signalled is self._state else max(0.0, signal_at - loop.time())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            if self._changed.is_set():
+                self._changed.clear()
+                await _show(self._states, self._input.file_id, self._state)
 
 
 async def _show(states: StatePublisher, file_id: str, state: AgentState) -> None:

@@ -1,5 +1,6 @@
 """Exams, their questions and the versions of their rubrics."""
 
+from collections import OrderedDict
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -48,11 +49,16 @@ WHERE tenant_id = %s ORDER BY created_at DESC, id LIMIT %s OFFSET %s
 COUNT_EXAMS_SQL = "SELECT count(*) AS total FROM exams WHERE tenant_id = %s"
 
 
+_VERSIONS_KEPT = 100
+
+
 class PostgresExams:
     """Exams with their versioned rubrics."""
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
+        # a version never changes, so it is read once and not for every submission
+        self._versions: OrderedDict[tuple[str, int], Exam] = OrderedDict()
 
     async def create(self, tenant_id: str, exam: Exam, exam_id: str) -> Exam:
         """Store a new exam with rubric version 1 under that id; one that is there is answered as it is."""
@@ -66,7 +72,14 @@ class PostgresExams:
 
     async def read(self, exam_id: str, rubric_version: int | None = None) -> Exam:
         """The exam at a rubric version, the newest by default; raises `NotFound`."""
-        return _exam(await self._row(exam_id, rubric_version))
+        if rubric_version is None:
+            return _exam(await self._row(exam_id, None))
+        key = (exam_id, rubric_version)
+        if key not in self._versions:
+            self._versions[key] = _exam(await self._row(exam_id, rubric_version))
+            if len(self._versions) > _VERSIONS_KEPT:
+                self._versions.popitem(last=False)
+        return self._versions[key]
 
     async def read_of_tenant(self, tenant_id: str, exam_id: str) -> Exam:
         """The tenant's exam at its newest version; raises `NotFound`."""

@@ -18,6 +18,7 @@ from temporalio.worker import Worker
 
 import runtime.worker
 from db.redis.cache import RedisResultCache
+from db.redis.progress import RedisStatePublisher
 from domain.batch import AgentState, Batch, StoredFile
 from domain.completion import CompletionReply, CompletionRequest
 from domain.identity import batch_workflow_id, file_workflow_id
@@ -151,10 +152,13 @@ def with_worker_settings(resources: Resources, **changes: Any) -> Resources:
     return replace(resources, settings=resources.settings.model_copy(update={"worker": worker}))
 
 
-def cognition(resources: Resources, model: Models) -> Worker:
-    """The agents' worker as it is wired, with this model plugged in."""
+def cognition(
+    resources: Resources, model: Models, states: type[RedisStatePublisher] = RedisStatePublisher
+) -> Worker:
+    """The agents' worker as it is wired, with this model and this publisher of states plugged in."""
     with pytest.MonkeyPatch.context() as wiring:
         wiring.setattr(runtime.worker, "models", lambda _: model)
+        wiring.setattr(runtime.worker, "RedisStatePublisher", states)
         return cognition_worker(resources)
 
 

@@ -1,7 +1,10 @@
 """The agent's activity as its workflow sees it: heartbeats, drains, and how little it costs."""
 
 import asyncio
+import contextlib
 
+from db.redis.progress import RedisStatePublisher
+from domain.batch import AgentState
 from runtime.resources import Resources
 from tests.builders import a_submission, open_batch
 from tests.workflows.plant import (
@@ -67,9 +70,30 @@ async def test_a_worker_that_shuts_down_drains_its_agents_and_another_resumes(re
             assessing, *_ = of_type(await history(child_of(resources, file)), "ACTIVITY_TASK_STARTED")
             attempt = assessing.activity_task_started_event_attributes
             assert attempt.attempt == 2
-            assert attempt.last_failure.application_failure_info.type == "agent_drained"
+            assert attempt.last_failure.application_failure_info.type == "agent_drained", attempt
     assert ended.state == "completed"
     assert not second.begun, "no finished question is asked about again"
+
+
+class DeafPublisher(RedisStatePublisher):
+    """A publisher that a cancellation does not stop, as `asyncio.wait_for` had it before Python 3.12."""
+
+    async def publish(self, workflow_id: str, submission_id: str, state: AgentState) -> None:
+        """Publish slowly."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.3)
+        await super().publish(workflow_id, submission_id, state)
+
+
+async def test_an_agent_that_is_done_waits_for_nobody_who_shows_its_state(resources: Resources) -> None:
+    batch = await open_batch(resources, {"a.json": a_submission()})
+    async with running(orchestration(resources), cognition(resources, WatchedModel(), DeafPublisher)):
+        await start(resources, batch)
+        (ended,) = await all_ended(resources, batch)
+        (file,) = await files_of(resources, batch)
+        assessing, *_ = of_type(await history(child_of(resources, file)), "ACTIVITY_TASK_STARTED")
+    assert ended.state == "completed"
+    assert assessing.activity_task_started_event_attributes.attempt == 1
 
 
 async def test_a_file_costs_the_server_few_events(resources: Resources) -> None:

@@ -16,8 +16,10 @@ from tests.workflows.plant import (
     cognition,
     file_events,
     files_of,
+    half_done,
     handle_of,
     orchestration,
+    reset,
     running,
 )
 from workflows.batch import BatchWorkflow

@@ -16,6 +16,7 @@ from runtime.resources import Resources
 from runtime.server import services
 from tests.builders import a_submission, open_batch
 from tests.workflows.plant import (
+    RefusingCache,
     WatchedModel,
     all_ended,
     cognition,
