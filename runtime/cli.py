@@ -56,21 +56,21 @@ def main() -> None:
 
 
 def _say(error: Exception) -> int:
-    from click.exceptions import ClickException
-
     from runtime.embedded import StackError
     from runtime.processes import ProcessError
 
-    if isinstance(error, ClickException):
-        error.show()
+    if isinstance(error, typer.TyperException):
+        from typer.rich_utils import rich_format_error
+
+        rich_format_error(error)  # type: ignore[arg-type]  # each of them is typer's own ClickException
         return BAD_INPUT
     if isinstance(error, ValidationError):
         for problem in error.errors():
             name = "ASSAY_" + "__".join(str(part).upper() for part in problem["loc"])
-            err.print(f"[red]Wrong setting[/red] {escape(name)}: {escape(problem['msg'])}")
+            err.print(f"[red]Wrong setting[/red] {escape(name)}: {escape(problem['msg'])}", soft_wrap=True)
         return BAD_INPUT
     if isinstance(error, (AssayError, StackError, ProcessError)):
-        err.print(f"[red]{escape(str(error))}[/red]")
+        err.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
         return _code_of(error)
     err.print_exception()
     return FAILED

@@ -46,7 +46,6 @@ SELECT max(r.version) AS version FROM exams e JOIN rubrics r ON r.exam_id = e.id
 WHERE e.id = %s AND e.tenant_id = %s HAVING max(r.version) IS NOT NULL
 """
 READ_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s"
-SHARE_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s FOR SHARE"
 # NO KEY: the events that files write meanwhile refer to the batch, and must not wait for this lock
 LOCK_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s FOR NO KEY UPDATE"
 LIST_BATCHES_SQL = f"""
@@ -70,6 +69,8 @@ UPDATE files SET ordinal = numbered.ordinal, updated_at = now()
 FROM (SELECT id, row_number() OVER (ORDER BY name) AS ordinal FROM files WHERE batch_id = %(batch_id)s) numbered
 WHERE files.id = numbered.id
 """
+COUNT_IN_SQL = "UPDATE batches SET total_files = total_files + 1 WHERE id = %s"
+KNOWN_NAME_SQL = "SELECT 1 AS one FROM files WHERE batch_id = %s AND name = %s"
 FREEZE_BATCH_SQL = "UPDATE batches SET total_files = %s WHERE id = %s"
 MAKE_SUBMISSIONS_SQL = """
 INSERT INTO submissions (id, batch_id) SELECT id, batch_id FROM files WHERE batch_id = %s ON CONFLICT DO NOTHING
@@ -231,26 +232,38 @@ class PostgresBatches:
         """The batch, if it takes files still; raises `BatchFrozen`, `LimitExceeded` or `NotFound`."""
         batch = await self.read(tenant_id, batch_id)
         _refuse_frozen(batch)
-        counted = await self._postgres.row(COUNT_FILES_SQL, [batch_id])
-        if counted is not None and counted["total"] >= self._max_files:
-            raise LimitExceeded(f"{name}: a batch takes at most {self._max_files:,} files (max_files).")
+        if batch.total_files >= self._max_files:
+            # a repetition is a no-op in a full batch, too
+            known = await self._postgres.row(KNOWN_NAME_SQL, [batch_id, name])
+            if known is None:
+                raise self._full(name)
         return batch
+
+    def _full(self, name: str) -> LimitExceeded:
+        return LimitExceeded(f"{name}: a batch takes at most {self._max_files:,} files (max_files).")
 
     async def add_file(
         self, tenant_id: str, batch_id: str, upload: Upload, *, overwrite: bool
     ) -> StoredUpload:
         """Write the file's row; same name and content is a no-op, other content `FileExists`."""
         async with self._postgres.transaction() as connection:
-            # shared by uploads, refused to them while `complete` holds the row: nothing slips in behind it
-            cursor = await connection.execute(SHARE_BATCH_SQL, [batch_id, tenant_id])
-            _refuse_frozen(_batch(_found(await cursor.fetchone(), batch_id)))
+            # one upload's row at a time: nothing slips in behind `complete` or over the limit
+            batch = await _lock(connection, batch_id)
+            if batch.tenant_id != tenant_id:
+                raise _no_batch(batch_id)
+            _refuse_frozen(batch)
             inserted = await connection.execute(
                 ADD_FILE_SQL,
                 {**vars(upload), "batch_id": batch_id, "tenant_id": tenant_id, "state": FILE_MACHINE.initial},
             )
             known = await _file_by_name(connection, batch_id, upload.name)
-            if inserted.rowcount == 1 or known.sha256 == upload.sha256:
-                return StoredUpload(known, created=inserted.rowcount == 1)
+            if inserted.rowcount == 1:
+                if batch.total_files >= self._max_files:
+                    raise self._full(upload.name)
+                await connection.execute(COUNT_IN_SQL, [batch_id])
+                return StoredUpload(known, created=True)
+            if known.sha256 == upload.sha256:
+                return StoredUpload(known, created=False)
             if not overwrite:
                 raise FileExists(
                     f"{upload.name}: the batch has a file of this name with other content; "
@@ -270,8 +283,8 @@ class PostgresBatches:
             if batch.state is BatchState.PENDING:
                 await self._freeze(connection, batch)
                 batch = await _lock(connection, batch_id)
-            elif batch.total_files == 0:
-                raise BatchFrozen(f"The batch is {batch.state}.")
+            elif batch.state is BatchState.CANCELLED:
+                raise BatchFrozen("The batch is cancelled; open another one.")
             return batch
 
     async def _freeze(self, connection: Connection, batch: Batch) -> None:
