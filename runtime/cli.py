@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from domain.errors import AssayError
 from runtime.settings import Settings
@@ -34,8 +34,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+#: a pipe has no width to fit into, and whoever reads from it wants whole ids
+_PIPE_WIDTH = 240
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    fitted = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, highlight=False, width=None if fitted else _PIPE_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 
@@ -354,8 +364,12 @@ Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Follow the batc
 
 @app.command()
 def grade(
-    exam: Annotated[Path, typer.Argument(help="The exam, YAML or JSON.", exists=True, dir_okay=False)],
-    files: Annotated[list[Path], typer.Argument(help="The submissions.", exists=True, dir_okay=False)],
+    exam: Annotated[
+        Path, typer.Argument(metavar="EXAM", help="The exam, YAML or JSON.", exists=True, dir_okay=False)
+    ],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES…", help="The submissions.", exists=True, dir_okay=False)
+    ],
     watch_: Watch = False,
     json_: Json = False,
     model: Annotated[str, typer.Option(help="Which model grades open questions.")] = "local",
@@ -401,7 +415,7 @@ def batches(
     if json_:
         _print_json(answer)
         return
-    table = Table("batch", "name", "state", "files", "model", "opened", box=None)
+    table = Table(Column("batch", no_wrap=True), "name", "state", "files", "model", "opened", box=None)
     for each in answer["items"]:
         table.add_row(
             each["batch_id"],
@@ -409,14 +423,14 @@ def batches(
             each["status"],
             str(each["total_files"]),
             each["model"],
-            each["created_at"][:19].replace("T", " "),
+            each["created_at"][:16].replace("T", " "),
         )
     out.print(table)
     out.print(f"{answer['total']} in all, page {answer['page']}.")
 
 
 @app.command()
-def watch(batch_id: Annotated[str, typer.Argument(help="The batch.")]) -> None:
+def watch(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")]) -> None:
     """Follow a batch: stage, counts, rate and time left. The exit code tells how it ended.
 
     Example: assay watch 0197c1de-…
@@ -430,7 +444,7 @@ def watch(batch_id: Annotated[str, typer.Argument(help="The batch.")]) -> None:
 
 
 @app.command()
-def cancel(batch_id: Annotated[str, typer.Argument(help="The batch.")]) -> None:
+def cancel(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")]) -> None:
     """Cancel a batch; what has been graded stays.
 
     Example: assay cancel 0197c1de-…
@@ -442,7 +456,7 @@ def cancel(batch_id: Annotated[str, typer.Argument(help="The batch.")]) -> None:
 
 @app.command()
 def report(
-    batch_id: Annotated[str, typer.Argument(help="The batch.")],
+    batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")],
     json_: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets, a row a submission.")] = False,
 ) -> None:

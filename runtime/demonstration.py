@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from domain.errors import AssayError
 from domain.exam import read_exam
@@ -45,7 +46,8 @@ def run_demonstration(
             max_concurrent=10,
             name="Demonstration",
         )
-        progress.print(f"Follow it in the Temporal Web UI: {batch_page(installation, batch_id)}")
+        page = batch_page(installation, batch_id)
+        progress.print(f"Follow it in the Temporal Web UI: {page}", soft_wrap=True)
         state = watch_batch(client, batch_id, console=progress)
         seconds = round(time.monotonic() - began, 1)
         report = client.report(batch_id)
@@ -62,7 +64,7 @@ def run_demonstration(
         "failed": report["counts"]["failed"],
         "needs_review": report["needs_review"],
         "seconds": seconds,
-        "temporal_ui": batch_page(installation, batch_id),
+        "temporal_ui": page,
     }
     if not json_:
         _show(summary, report, marks, console)
@@ -80,28 +82,34 @@ def _show(
     summary: dict[str, Any], report: dict[str, Any], marks: list[dict[str, Any]], console: Console
 ) -> None:
     show_report(report, console, rows=_ROWS_SHOWN)
-    table = Table("submission", "criterion", "points", "quote", title="Evidence, verbatim", box=None)
+    console.print("\n[bold]Evidence, verbatim[/bold]")
+    table = Table(Column("submission", no_wrap=True), "criterion", "points", "quote", box=None)
     for submission, question, criterion in list(_evidence(marks))[:_QUOTES_SHOWN]:
         points = f"{criterion['points']:g}/{criterion['max_points']:g}"
         where = f"{question['question_id']}/{criterion['criterion_id']}"
-        table.add_row(escape(submission), where, points, escape(criterion["quote"][:90]))
+        table.add_row(
+            escape(submission), where, points, escape(shorten(criterion["quote"], 90, placeholder=" …"))
+        )
     console.print(table)
     console.print(
-        f"{summary['files']} files in {summary['seconds']} s: {summary['completed']} graded, "
-        f"{summary['failed']} unreadable, {summary['needs_review']} for review. "
-        f"{summary['files'] / summary['seconds']:.1f} files/s"
+        f"\n{summary['files']} files in {summary['seconds']} s, uploading included: "
+        f"{summary['completed']} graded, {summary['failed']} unreadable, "
+        f"{summary['needs_review']} for review."
     )
-    console.print(f"Temporal Web UI: {summary['temporal_ui']}")
+    console.print(f"Temporal Web UI: {summary['temporal_ui']}", soft_wrap=True)
 
 
 def _evidence(marks: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """One well-earned criterion of an open question for each submission."""
-    for mark in marks:
-        for question in mark["results"]:
-            earned = [each for each in question["criteria"] if each["quote"] and each["points"]]
-            if question["advisory"] and earned:
-                yield mark["name"], question, earned[0]
-                break
+    """One well-earned criterion of an open question for each submission, not always the same one."""
+    for number, mark in enumerate(marks):
+        earned = [
+            (question, criterion)
+            for question in mark["results"]
+            for criterion in question["criteria"]
+            if question["advisory"] and criterion["quote"] and criterion["points"]
+        ]
+        if earned:
+            yield mark["name"], *earned[number * 3 % len(earned)]
 
 
 def _broken(

@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from domain.errors import InvalidInput
-from domain.states import StateMachine
+from domain.states import FileState, StateMachine
 from runtime.client import ApiClient
 
 _UPLOADS_AT_ONCE = 8
+_SCORES = ("mean", "median", "lowest", "highest")
 
 
 def grade(
@@ -58,10 +59,7 @@ def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None
     console.print(f"[bold]{escape(batch['exam_title'] or batch['name'])}[/bold]  {batch['status']}  {counts}")
     scores = report["scores"]
     if scores["graded"]:
-        console.print(
-            f"Scores: mean {scores['mean']}, median {scores['median']}, "
-            f"lowest {scores['lowest']}, highest {scores['highest']}"
-        )
+        console.print("Scores: " + ", ".join(f"{name} {scores[name]:g}" for name in _SCORES))
     if report["advisory"]:
         console.print(
             "[yellow]Advisory: open questions were graded by the embedded model; a human decides.[/yellow]"
@@ -71,23 +69,41 @@ def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None
 
 
 def _show_questions(report: Mapping[str, Any], console: Console) -> None:
-    table = Table("question", "graded", "mean", "of", box=None)
+    table = Table("question", *(_number(name) for name in ("graded", "mean", "of")), box=None)
     for each in report["questions"]:
         table.add_row(
-            each["question_id"], str(each["graded"]), f"{each['mean_score']:g}", f"{each['max_score']:g}"
+            each["question_id"], str(each["graded"]), f"{each['mean_score']:.2f}", f"{each['max_score']:g}"
         )
     console.print(table)
 
 
+def _number(name: str) -> Column:
+    return Column(name, justify="right")
+
+
 def _show_submissions(submissions: Sequence[Mapping[str, Any]], console: Console, rows: int | None) -> None:
-    table = Table("submission", "state", "score", "look at", box=None)
-    for each in submissions[:rows]:
+    table = Table(Column("submission", no_wrap=True), "state", _number("score"), "look at", box=None)
+    # what has failed comes first: it must not be among the rows that are left out
+    for each in sorted(submissions, key=lambda each: each["state"] == FileState.COMPLETED)[:rows]:
         score = "" if each["score"] is None else f"{each['score']:g} of {each['max_score']:g}"
-        reasons = each["failure_message"] or ", ".join(each["review_reasons"][:3])
-        table.add_row(escape(each["name"]), each["state"], score, escape(reasons or ""))
+        reasons = each["failure_message"] or look_at(each["review_reasons"])
+        table.add_row(escape(each["name"]), each["state"], score, escape(reasons))
     console.print(table)
     if rows is not None and len(submissions) > rows:
         console.print(f"… and {len(submissions) - rows} more.")
+
+
+def look_at(reasons: Sequence[str]) -> str:
+    """Review reasons such as `q6: low_confidence:c3`, gathered by what is the matter."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for reason in reasons:
+        question, _, what = reason.partition(": ")
+        matter, _, criterion = what.partition(":")
+        places.setdefault(matter, {}).setdefault(question, []).extend([criterion] if criterion else [])
+    return "; ".join(
+        f"{matter.replace('_', ' ')}: " + ", ".join(" ".join([q, *criteria]) for q, criteria in found.items())
+        for matter, found in places.items()
+    )
 
 
 def show_machine(machine: StateMachine[Any], census: Mapping[str, int], console: Console) -> None:

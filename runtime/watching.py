@@ -5,18 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 from runtime.client import ApiClient
+
+_BAR_WIDTHS = range(8, 31)
+#: what the columns beside the bar need: stage, files, counts, rate
+_BESIDE_THE_BAR = 72
+_QUIET = (FileState.UPLOADED, FileState.QUEUED, FileState.COMPLETED)
 
 
 def watch_batch(
@@ -35,6 +34,8 @@ def watch_batch(
             if on_event is not None:
                 on_event(kind, event)
             bar.update(task, description=tally.stage, completed=tally.finished, total=tally.total or None)
+        tally.correct(client.get(f"/v1/batches/{batch_id}")["progress"])
+        bar.update(task, description=tally.stage, completed=tally.finished, total=tally.total or None)
     return tally.stage
 
 
@@ -45,7 +46,7 @@ class Tally:
         self.stage = "pending"
         self.counts: dict[str, int] = {}
         self._began = time.monotonic()
-        self._finished_at_first = 0
+        self._finished_at_first: int | None = None
 
     @property
     def total(self) -> int:
@@ -58,10 +59,14 @@ class Tally:
         return sum(self.counts.get(state, 0) for state in FILE_MACHINE.final)
 
     @property
+    def seconds(self) -> float:
+        """How long we have been watching."""
+        return time.monotonic() - self._began
+
+    @property
     def rate(self) -> float:
         """Files finished in a second, since the watching began."""
-        seconds = time.monotonic() - self._began
-        return (self.finished - self._finished_at_first) / seconds if seconds > 0 else 0.0
+        return (self.finished - (self._finished_at_first or 0)) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
@@ -71,7 +76,10 @@ class Tally:
     def hear(self, kind: str, event: dict[str, Any]) -> None:
         """Take in a snapshot or an event."""
         if kind == "snapshot":
-            self._begin(event)
+            # a second one comes with a new connection: the events from our place on are still to come
+            if self._finished_at_first is None:
+                self.correct(event)
+                self._finished_at_first = self.finished
         elif kind == "UploadCompleted":
             self.counts = {FileState.UPLOADED: event["total_files"]}
         elif kind == "FileScattered":
@@ -82,11 +90,10 @@ class Tally:
             else:
                 self._move(event["from"], event["to"])
 
-    def _begin(self, snapshot: dict[str, Any]) -> None:
-        progress = snapshot.get("progress", snapshot)
-        self.stage = progress.get("stage", snapshot.get("state", self.stage))
-        self.counts = dict(progress.get("counts", {}))
-        self._finished_at_first = self.finished
+    def correct(self, progress: dict[str, Any]) -> None:
+        """Take over the stage and the counts."""
+        self.stage = progress["stage"]
+        self.counts = dict(progress["counts"])
 
     def _move(self, origin: str, target: str) -> None:
         # a snapshot may be newer than the events after it: what it has counted is not counted again
@@ -100,20 +107,33 @@ class Tally:
         return BatchState(self.stage) in BATCH_MACHINE.final
 
 
-class _Counts(ProgressColumn):
+class _TallyColumn(ProgressColumn):
+    """A column that keeps to its line."""
+
+    def __init__(self, show: Callable[[Tally], str]) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._show = show
+
     def render(self, task: Any) -> Text:
-        tally: Tally = task.fields["tally"]
-        shown = [f"{state} {tally.counts[state]}" for state in FileState if tally.counts.get(state)]
-        return Text(" · ".join(shown))
+        return Text(self._show(task.fields["tally"]))
 
 
-class _Left(ProgressColumn):
-    def render(self, task: Any) -> Text:
-        tally: Tally = task.fields["tally"]
-        left = tally.seconds_left
-        if tally.ended or left is None:
-            return Text(f"{tally.rate:.1f} files/s")
-        return Text(f"{tally.rate:.1f} files/s, {_clock(left)} left")
+def _files(tally: Tally) -> str:
+    return f"{tally.finished}/{tally.total} files"
+
+
+def _counts(tally: Tally) -> str:
+    """What is neither simply done nor waiting."""
+    shown = [state for state in FileState if state not in _QUIET and tally.counts.get(state)]
+    return ", ".join(f"{tally.counts[state]} {state.replace('_', ' ')}" for state in shown)
+
+
+def _rate(tally: Tally) -> str:
+    left = tally.seconds_left
+    rate = f"{tally.rate:.1f} files/s"
+    if tally.ended:
+        return f"{rate} in {_clock(tally.seconds)}" if tally.rate else ""
+    return rate if left is None else f"{rate}, {_clock(left)} left"
 
 
 def _clock(seconds: float) -> str:
@@ -123,12 +143,12 @@ def _clock(seconds: float) -> str:
 
 
 def _bar(console: Console) -> Progress:
+    width = min(max(console.width - _BESIDE_THE_BAR, _BAR_WIDTHS.start), _BAR_WIDTHS.stop - 1)
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TaskProgressColumn(),
-        _Counts(),
-        _Left(),
-        TimeElapsedColumn(),
+        TextColumn("{task.description:<10}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=width),
+        _TallyColumn(_files),
+        _TallyColumn(_counts),
+        _TallyColumn(_rate),
         console=console,
     )

@@ -32,7 +32,7 @@ from workflows.batch import BatchInput, BatchWorkflow, divide, plan_windows
 from workflows.options import WINDOW_FILES, WINDOWS_AT_ONCE
 
 #: batches of all the examples that run side by side
-AT_ONCE = 25
+AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Case:
     window_files: int
 
 
-CASES = st.builds(Case, st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
+CASES = st.builds(Case, st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
 
 
 async def test_a_batch_never_runs_more_children_than_it_may(

@@ -3,12 +3,14 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
 from db.postgres.batches import outcome_of
 from domain.batch import Batch
+from domain.errors import NotFound
 from domain.states import FILE_MACHINE
 from gateway.scripted import Rule, Script
 from runtime.resources import Resources
@@ -127,7 +129,8 @@ async def _calls_begun(model: WatchedModel, calls: int) -> None:
 
 async def _cancel(resources: Resources, batch: Batch, model: WatchedModel, moment: int) -> None:
     await _calls_begun(model, moment)
-    await services(resources).orchestrator.cancel_batch(batch.id)
+    with suppress(NotFound):  # it has ended already
+        await services(resources).orchestrator.cancel_batch(batch.id)
 
 
 async def _final_states(resources: Resources, batch: Batch) -> dict[str, str]:

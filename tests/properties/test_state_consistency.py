@@ -124,13 +124,13 @@ async def _is_one(resources: Resources, file: StoredFile) -> AgentState:
 
 
 async def test_the_query_is_never_older_than_the_interval(resources: Resources) -> None:
-    interval, allowance, questions = 0.5, 0.7, 12
+    interval, allowance, questions = 0.5, 1.5, 12
     resources = with_worker_settings(resources, state_interval_seconds=interval, max_parallel_calls=1)
     batch = await open_batch(
         resources, {"a.json": a_submission(answers_to(questions))}, exam=exam_of(questions)
     )
     (file,) = await files_of(resources, batch)
-    model = WatchedModel(Script(latency_seconds=0.2))
+    model = WatchedModel(Script(latency_seconds=0.4))
     asked: list[tuple[float, AgentState]] = []
     lived: list[tuple[float, AgentState]] = []
     async with running(orchestration(resources), cognition(resources, model)):

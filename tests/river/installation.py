@@ -117,7 +117,7 @@ class Up:
     ) -> None:
         try:
             if self.process.poll() is None:
-                self.stop()
+                assert self.stop() == 0, self.output.read_text()
         finally:
             self.kill()
 

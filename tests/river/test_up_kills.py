@@ -79,7 +79,7 @@ def test_ctrl_c_during_the_start_ends_it_in_order(tmp_path: Path, seconds: float
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_running_installation_ends_in_order_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
     with Up(tmp_path / "data") as victim:
         assert victim.stop(number) == 0

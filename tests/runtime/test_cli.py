@@ -90,7 +90,7 @@ def test_down_where_nothing_runs_is_no_error(nowhere: Path) -> None:
     ("arguments", "named"),
     [
         (("grade", "missing.yaml", "x.txt"), "missing.yaml"),
-        (("report",), "BATCH_ID"),
+        (("report",), "BATCH"),
         (("nothing",), "nothing"),
         (("states", "moon"), "moon"),
         (("grade", "--frob"), "--frob"),
@@ -150,7 +150,7 @@ def test_a_batch_is_graded_watched_reported_and_listed(up: Up, classroom: Classr
     )  # fmt: skip
     assert graded.returncode == 0, graded.stderr
     report = json.loads(graded.stdout)
-    batch_id = report["batch"]["id"] if "id" in report["batch"] else report["batch"]["batch_id"]
+    batch_id = report["batch"]["batch_id"]
     with up.client() as client:
         classroom.assert_exact(client, batch_id)
 
