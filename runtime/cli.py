@@ -368,7 +368,7 @@ def grade(
         Path, typer.Argument(metavar="EXAM", help="The exam, YAML or JSON.", exists=True, dir_okay=False)
     ],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILES…", help="The submissions.", exists=True, dir_okay=False)
+        list[Path], typer.Argument(metavar="FILES", help="The submissions.", exists=True, dir_okay=False)
     ],
     watch_: Watch = False,
     json_: Json = False,

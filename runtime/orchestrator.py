@@ -17,7 +17,8 @@ from domain.batch import AgentState, Batch, Progress
 from domain.errors import NotFound, TemporalUnavailable
 from domain.identity import batch_workflow_id
 from runtime.settings import TemporalSettings, WorkerSettings
-from workflows.batch import BATCH, KIND, STAGE, TENANT, BatchInput, BatchWorkflow
+from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, STAGE, TENANT
+from workflows.batch import BatchInput, BatchWorkflow
 from workflows.grading import GradingWorkflow
 
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -62,6 +63,7 @@ class TemporalOrchestrator:
                         SearchAttributePair(BATCH, batch.id),
                         SearchAttributePair(KIND, batch.opening.kind),
                         SearchAttributePair(STAGE, batch.state),
+                        SearchAttributePair(NEEDS_INTERVENTION, False),
                     ]
                 ),
                 rpc_timeout=_RPC_TIMEOUT,

@@ -23,6 +23,7 @@ from runtime.resources import Resources, connect_temporal, open_resources
 from runtime.server import make_server
 from runtime.settings import (
     ApiSettings,
+    LogSettings,
     ModelSettings,
     ObjectSettings,
     PostgresSettings,
@@ -31,6 +32,7 @@ from runtime.settings import (
     TemporalSettings,
     WorkerSettings,
 )
+from runtime.telemetry import configure_logs
 from runtime.worker import cognition_worker, orchestration_worker, serving
 
 KEY = "assay_test_key_of_the_local_tenant"
@@ -228,6 +230,12 @@ async def api(api_url: str) -> AsyncIterator[httpx.AsyncClient]:
         base_url=api_url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30
     ) as client:
         yield client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_logs() -> None:
+    """As in production: no traceback shows variables, nor takes minutes over a long one."""
+    configure_logs(LogSettings(level="warning"), process="tests")
 
 
 @pytest.fixture(autouse=True)

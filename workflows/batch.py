@@ -6,13 +6,12 @@ its children directly. So 100,000 files stay within Temporal's limits on history
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import (
-    SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDReusePolicy,
@@ -34,9 +33,11 @@ with workflow.unsafe.imports_passed_through():
     from domain.identity import file_workflow_id, window_workflow_id
     from domain.states import BatchState
 
+from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, STAGE, TENANT
 from workflows.grading import GradingInput, GradingResult, GradingWorkflow
 from workflows.options import (
     AWAIT_TIMEOUT,
+    FEWEST_FILES,
     REPORT_INTERVAL,
     REPORTS_PER_BATCH,
     STEP_RETRY,
@@ -45,11 +46,6 @@ from workflows.options import (
     Timings,
 )
 from workflows.saga import durably, failure_of
-
-TENANT = SearchAttributeKey.for_keyword("AssayTenant")
-BATCH = SearchAttributeKey.for_keyword("AssayBatch")
-KIND = SearchAttributeKey.for_keyword("AssayKind")
-STAGE = SearchAttributeKey.for_keyword("AssayStage")
 
 Result = TypeVar("Result")
 
@@ -227,12 +223,8 @@ class BatchWorkflow:
     def _touch(self) -> None:
         self._updated_at = workflow.now()
         counts = self._present_counts()
-        cells = [(name, count) for name, count in vars(counts).items() if count]
-        workflow.set_current_details(
-            f"**{self._stage}**: {counts.finished} of {counts.total} files\n\n"
-            + "| state | files |\n| --- | ---: |\n"
-            + "".join(f"| {name} | {count} |\n" for name, count in cells)
-        )
+        title = f"**{self._stage}**: {counts.finished} of {counts.total} files"
+        workflow.set_current_details(title + "\n\n" + markdown_table(vars(counts)))
 
     def _present_counts(self) -> Counts:
         """What is known now: exact once gathered, before that as fresh as the windows' reports."""
@@ -281,6 +273,7 @@ class WindowWorkflow:
         self._waiting.extend(files.file_ids)
         self._queued = True
         self.grow(input.share)
+        self._show()
         reporter = asyncio.create_task(self._tell_batch(input))
         try:
             await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
@@ -309,11 +302,17 @@ class WindowWorkflow:
         """How many files have ended, by final state."""
         return self._report
 
+    def _show(self) -> None:
+        assert self._window is not None
+        title = f"**{self._report.finished} of {self._window.files} files**, {self._share} at once"
+        workflow.set_current_details(title + "\n\n" + markdown_table(self._report.ended))
+
     async def _assess_files(self) -> None:
         assert self._window is not None
         while self._waiting:
             result = await self._assess(self._window.batch, self._waiting.popleft())
             self._report.ended[result.state] = self._report.ended.get(result.state, 0) + 1
+            self._show()
 
     async def _assess(self, batch: BatchInput, file_id: str) -> GradingResult:
         try:
@@ -359,13 +358,21 @@ class WindowWorkflow:
             # by id, not by run: a batch that was reset has another run
             handle = workflow.get_external_workflow_handle(parent.workflow_id)
             await unless_ended(handle.signal(BatchWorkflow.window_report, self._report))
-            await asyncio.sleep(REPORT_INTERVAL.total_seconds())
+            await workflow.sleep(REPORT_INTERVAL, summary="until the next report to the batch")
 
 
 def plan_windows(batch: BatchInput) -> list[WindowInput]:
-    """Windows of nearly the same size over the ordinals 1…total; their shares come with their lanes."""
-    count = -(-batch.total_files // batch.window_files)
-    sizes = divide(batch.total_files, count)
+    """Windows over the ordinals 1…total, sized by their shares where all of them run at once.
+
+    Even a batch that would fit one window is spread over several: children of one parent are started and
+    ended one at a time by the server, which then waits more than it works.
+    """
+    needed = -(-batch.total_files // batch.window_files)
+    useful = min(WINDOWS_AT_ONCE, batch.max_concurrent, batch.total_files // FEWEST_FILES)
+    count = max(1, needed, useful)
+    sizes = apportion(batch.total_files, divide(batch.max_concurrent, count))
+    if count > min(WINDOWS_AT_ONCE, batch.max_concurrent) or max(sizes) > batch.window_files:
+        sizes = divide(batch.total_files, count)
     windows: list[WindowInput] = []
     first = 1
     for index, size in enumerate(sizes):
@@ -373,6 +380,23 @@ def plan_windows(batch: BatchInput) -> list[WindowInput]:
         windows.append(WindowInput(batch, index, first, first + size - 1, share=0, report_every=every))
         first += size
     return windows
+
+
+def apportion(whole: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to the weights, each off by less than one, that add up to the whole."""
+    total, given, sums = sum(weights), 0, 0
+    parts: list[int] = []
+    for weight in weights:
+        sums += weight
+        parts.append(whole * sums // total - given)
+        given += parts[-1]
+    return parts
+
+
+def markdown_table(counts: Mapping[str, int]) -> str:
+    """The counts that are not zero, as the Temporal Web UI shows a table."""
+    rows = "".join(f"| {name} | {count} |\n" for name, count in counts.items() if count)
+    return "| state | files |\n| --- | ---: |\n" + rows
 
 
 def divide(whole: int, parts: int) -> list[int]:
@@ -438,6 +462,7 @@ async def run_child(
                     SearchAttributePair(BATCH, batch.batch_id),
                     SearchAttributePair(KIND, batch.kind),
                     SearchAttributePair(STAGE, stage),
+                    SearchAttributePair(NEEDS_INTERVENTION, False),
                 ]
             ),
         )

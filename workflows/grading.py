@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
     from domain.batch import AgentState
 
+from workflows.attributes import STAGE
 from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT, Timings
 from workflows.saga import Saga, durably, failure_of, promptly
 
@@ -66,7 +67,7 @@ class GradingWorkflow:
         except asyncio.CancelledError:
             await asyncio.shield(self._cancel_file(input))
             raise
-        self._tell(f"**Graded**: {recorded.score:g} of {recorded.max_score:g} points.")
+        self._end("completed", f"**Graded**: {recorded.score:g} of {recorded.max_score:g} points.")
         return GradingResult("completed")
 
     @workflow.query
@@ -103,6 +104,7 @@ class GradingWorkflow:
             retry_policy=ASSESS_RETRY,
             # the agent stops at its checkpoint before the file is called cancelled
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=f"model {input_.model}",
         )
 
     async def _persist(self, input_: GradingInput) -> RecordResult:
@@ -145,7 +147,7 @@ class GradingWorkflow:
     async def _fail_file(self, input_: GradingInput, error: FailureError) -> GradingResult:
         code, message = failure_of(error)
         await durably(PersistActivities.fail_file, self._failure(input_, code, message))
-        self._tell(f"**Failed**: `{code}`: {message}")
+        self._end("failed", f"**Failed**: `{code}`: {message}")
         return GradingResult("failed", code)
 
     async def _cancel_file(self, input_: GradingInput) -> None:
@@ -167,6 +169,11 @@ class GradingWorkflow:
         if not state.updated_at:
             state.updated_at = workflow.now().isoformat()
         self._tell(f"**Agent**: {state.stage}, {state.percentage:g} %\n\nThread `{state.thread_id}`")
+
+    def _end(self, stage: str, markdown: str) -> None:
+        # one event, so that a list of workflows tells the failed from the graded
+        workflow.upsert_search_attributes([STAGE.value_set(stage)])
+        self._tell(markdown)
 
     def _tell(self, markdown: str) -> None:
         workflow.set_current_details(markdown)

@@ -1,0 +1,9 @@
+"""The search attributes by which the Temporal Web UI finds workflows: ids and states, never names."""
+
+from temporalio.common import SearchAttributeKey
+
+TENANT = SearchAttributeKey.for_keyword("AssayTenant")
+BATCH = SearchAttributeKey.for_keyword("AssayBatch")
+KIND = SearchAttributeKey.for_keyword("AssayKind")
+STAGE = SearchAttributeKey.for_keyword("AssayStage")
+NEEDS_INTERVENTION = SearchAttributeKey.for_bool("AssayNeedsIntervention")
