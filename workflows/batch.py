@@ -6,7 +6,7 @@ its children directly. So 100,000 files stay within Temporal's limits on history
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -37,7 +37,6 @@ from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, STAGE, TENANT
 from workflows.grading import GradingInput, GradingResult, GradingWorkflow
 from workflows.options import (
     AWAIT_TIMEOUT,
-    FEWEST_FILES,
     REPORT_INTERVAL,
     REPORTS_PER_BATCH,
     STEP_RETRY,
@@ -362,35 +361,15 @@ class WindowWorkflow:
 
 
 def plan_windows(batch: BatchInput) -> list[WindowInput]:
-    """Windows over the ordinals 1…total, sized by their shares where all of them run at once.
-
-    Even a batch that would fit one window is spread over several: children of one parent are started and
-    ended one at a time by the server, which then waits more than it works.
-    """
-    needed = -(-batch.total_files // batch.window_files)
-    useful = min(WINDOWS_AT_ONCE, batch.max_concurrent, batch.total_files // FEWEST_FILES)
-    count = max(1, needed, useful)
-    sizes = apportion(batch.total_files, divide(batch.max_concurrent, count))
-    if count > min(WINDOWS_AT_ONCE, batch.max_concurrent) or max(sizes) > batch.window_files:
-        sizes = divide(batch.total_files, count)
+    """Windows of nearly the same size over the ordinals 1…total; their shares come with their lanes."""
+    count = -(-batch.total_files // batch.window_files)
     windows: list[WindowInput] = []
     first = 1
-    for index, size in enumerate(sizes):
+    for index, size in enumerate(divide(batch.total_files, count)):
         every = max(1, -(-size * count // REPORTS_PER_BATCH))
         windows.append(WindowInput(batch, index, first, first + size - 1, share=0, report_every=every))
         first += size
     return windows
-
-
-def apportion(whole: int, weights: Sequence[int]) -> list[int]:
-    """Whole numbers in proportion to the weights, each off by less than one, that add up to the whole."""
-    total, given, sums = sum(weights), 0, 0
-    parts: list[int] = []
-    for weight in weights:
-        sums += weight
-        parts.append(whole * sums // total - given)
-        given += parts[-1]
-    return parts
 
 
 def markdown_table(counts: Mapping[str, int]) -> str:

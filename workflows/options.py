@@ -7,8 +7,6 @@ from temporalio.common import RetryPolicy
 
 #: children of one window: at 10 to 14 events each, history stays under 7,500 of the 51,200 (B3.1, X11)
 WINDOW_FILES = 500
-#: a batch is spread over several windows from this many files for each
-FEWEST_FILES = 50
 #: windows at a time; they share the batch's `max_concurrent`
 WINDOWS_AT_ONCE = 4
 #: window reports that one batch may receive in all: at four events each, a third of a history

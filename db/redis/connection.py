@@ -1,5 +1,6 @@
 """The Redis pool; the one place where the driver's errors become ours."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class RedisLink:
     def __init__(self, client: Redis) -> None:
         self.client = client
         self._down_until = 0.0
+        self._dropping: set[asyncio.Future[None]] = set()
 
     @classmethod
     def to(cls, url: str, *, max_connections: int, timeout_seconds: float) -> "RedisLink":
@@ -61,7 +63,20 @@ class RedisLink:
             yield self.client
         except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
             self._down_until = time.monotonic() + _DOWN_SECONDS
+            self._drop_idle_connections()
             raise RedisUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+    def _drop_idle_connections(self) -> None:
+        """Let go of the others too: after a restart of Redis each would fail once, and degrade once."""
+        dropping = asyncio.ensure_future(self.client.connection_pool.disconnect(inuse_connections=False))
+        self._dropping.add(dropping)
+        dropping.add_done_callback(self._dropped)
+
+    def _dropped(self, dropping: "asyncio.Future[None]") -> None:
+        self._dropping.discard(dropping)
+        # a connection that is gone may object to being closed: nobody minds
+        if not dropping.cancelled():
+            dropping.exception()
 
     async def ping(self) -> None:
         """Raises `RedisUnavailable`."""
