@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workflows.options import WINDOW_FILES, Timings
+from domain.timings import WINDOW_FILES, Timings
 
 
 class _Part(BaseModel):

@@ -32,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.batch import Counts, Progress
     from domain.identity import file_workflow_id, window_workflow_id
     from domain.states import BatchState
+    from domain.timings import WINDOW_FILES, Timings
 
 from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, STAGE, TENANT
 from workflows.grading import GradingInput, GradingResult, GradingWorkflow
@@ -40,9 +41,7 @@ from workflows.options import (
     REPORT_INTERVAL,
     REPORTS_PER_BATCH,
     STEP_RETRY,
-    WINDOW_FILES,
     WINDOWS_AT_ONCE,
-    Timings,
 )
 from workflows.saga import durably, failure_of
 

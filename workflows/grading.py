@@ -14,9 +14,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.assess import AssessActivities, AssessInput, AssessResult
     from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
     from domain.batch import AgentState
+    from domain.timings import Timings
 
 from workflows.attributes import STAGE
-from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT, Timings
+from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT
 from workflows.saga import Saga, durably, failure_of, promptly
 
 

@@ -1,12 +1,9 @@
 """Every timeout, retry policy, window and limit of the workflows, named, with its reason."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.common import RetryPolicy
 
-#: children of one window: at 10 to 14 events each, history stays under 7,500 of the 51,200 (B3.1, X11)
-WINDOW_FILES = 500
 #: windows at a time; they share the batch's `max_concurrent`
 WINDOWS_AT_ONCE = 4
 #: window reports that one batch may receive in all: at four events each, a third of a history
@@ -40,25 +37,3 @@ ASSESS_RETRY = RetryPolicy(
     maximum_interval=timedelta(seconds=30),
     maximum_attempts=30,
 )
-
-
-@dataclass
-class Timings:
-    """What an operator may set; it travels in the input, so that a running batch keeps its own."""
-
-    #: a worker's death is noticed after this long
-    heartbeat_timeout_seconds: float = 10.0
-    #: the workflow's copy of the agent's state is never older (G2.2)
-    state_interval_seconds: float = 30.0
-    #: how long a dead worker's workflow task is waited for
-    task_timeout_seconds: float = 10.0
-
-    @property
-    def heartbeat_timeout(self) -> timedelta:
-        """As Temporal takes it."""
-        return timedelta(seconds=self.heartbeat_timeout_seconds)
-
-    @property
-    def task_timeout(self) -> timedelta:
-        """As Temporal takes it."""
-        return timedelta(seconds=self.task_timeout_seconds)

@@ -57,7 +57,9 @@ STATE_SQL = """
 SELECT (SELECT to_jsonb(b) FROM batches b WHERE id = %(id)s) AS batch,
        (SELECT jsonb_agg(to_jsonb(f) ORDER BY f.name) FROM files f WHERE batch_id = %(id)s) AS files,
        (SELECT jsonb_agg(to_jsonb(s) ORDER BY id) FROM submissions s WHERE batch_id = %(id)s) AS submissions,
-       (SELECT jsonb_agg(to_jsonb(e) ORDER BY e.id) FROM progress_events e WHERE batch_id = %(id)s) AS events
+       -- without the numbers: a relay may be at work
+       (SELECT jsonb_agg(to_jsonb(e) - 'number' ORDER BY e.id)
+        FROM progress_events e WHERE batch_id = %(id)s) AS events
 """
 
 

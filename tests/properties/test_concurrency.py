@@ -11,6 +11,7 @@ from temporalio.api.history.v1 import HistoryEvent as Event
 
 from domain.batch import MAX_CONCURRENT, MAX_FILES, Batch
 from domain.identity import window_workflow_id
+from domain.timings import WINDOW_FILES
 from gateway.scripted import Script
 from runtime.resources import Resources
 from tests.builders import a_submission, open_batch
@@ -29,7 +30,7 @@ from tests.workflows.plant import (
     running,
 )
 from workflows.batch import BatchInput, BatchWorkflow, divide, plan_windows
-from workflows.options import WINDOW_FILES, WINDOWS_AT_ONCE
+from workflows.options import WINDOWS_AT_ONCE
 
 #: batches of all the examples that run side by side
 AT_ONCE = 50

