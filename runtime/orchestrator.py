@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import (
     Priority,
     SearchAttributePair,
@@ -80,6 +80,15 @@ class TemporalOrchestrator:
             await handle.cancel(rpc_timeout=_RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
+
+    async def batch_runs(self, batch_id: str) -> bool:
+        """Whether the batch's workflow is open; raises `NotFound` if there never was one."""
+        handle = self._client.get_workflow_handle(batch_workflow_id(batch_id))
+        try:
+            described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+        return described.status is WorkflowExecutionStatus.RUNNING
 
     async def batch_progress(self, batch_id: str) -> Progress:
         """The workflow's own word on a batch; raises `NotFound` or `TemporalUnavailable`."""

@@ -28,8 +28,10 @@ from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
 from db.relay import OutboxRelay
 from domain.ports import Models
+from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
+from runtime.sweeper import BatchSweeper
 from runtime.telemetry import publish_pool_stats, registry
 from workflows.batch import BatchWorkflow, WindowWorkflow
 from workflows.grading import GradingWorkflow
@@ -70,11 +72,21 @@ async def serving(resources: Resources, workers: Sequence[Worker], *, relay: boo
     if relay:
         publisher = RedisPublisher(resources.redis, resources.hub)
         background.append(OutboxRelay(resources.postgres, publisher).run())
+        background.append(sweeper(resources).run())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(in_background(*background))
         for worker in workers:
             await stack.enter_async_context(worker)
         yield
+
+
+def sweeper(resources: Resources) -> BatchSweeper:
+    """What looks after batches without a workflow."""
+    settings = resources.settings
+    return BatchSweeper(
+        PostgresBatchRuns(resources.postgres),
+        TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker),
+    )
 
 
 async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
@@ -163,7 +175,7 @@ def cognition_worker(resources: Resources) -> Worker:
 def models(settings: Settings) -> Models:
     """Every model that can be asked for by name; the gateway will stand here."""
     from agents.local.model import LocalModel
-    from gateway.models import ModelDirectory
+    from gateway.directory import ModelDirectory
     from gateway.scripted import Script, ScriptedModel
 
     upstreams: dict[str, Models] = {"local": LocalModel()}

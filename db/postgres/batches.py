@@ -146,6 +146,10 @@ SELECT %(batch_id)s, id, 'StatusChanged',
 """
 SET_PROCESSED_SQL = "UPDATE batches SET processed_files = %s WHERE id = %s"
 END_EARLY_SQL = "UPDATE batches SET processed_files = %s, failure_code = %s WHERE id = %s"
+UNFINISHED_SQL = f"""
+SELECT {_BATCH_COLUMNS} FROM batches
+WHERE status = ANY(%s) AND updated_at < now() - make_interval(secs => %s) ORDER BY updated_at LIMIT 1000
+"""
 FINISHED_FILES_SQL = "SELECT id FROM files WHERE batch_id = %s AND state = ANY(%s)"
 BATCH_IDS_BY_STATE_SQL = (
     "SELECT status, count(*) AS batches FROM batches WHERE tenant_id = %s GROUP BY status"
@@ -444,6 +448,11 @@ class PostgresBatchRuns:
                 await connection.execute(END_EARLY_SQL, [counts.finished, code, batch_id])
                 await _move(connection, batch, target)
             return await _counts(connection, batch_id)
+
+    async def unfinished(self, quiet_seconds: float) -> list[Batch]:
+        """Batches that are complete and not final, and have not changed their state for so long."""
+        waiting = [state for state in BatchState if state not in (*BATCH_MACHINE.final, BatchState.PENDING)]
+        return [_batch(row) for row in await self._postgres.rows(UNFINISHED_SQL, [waiting, quiet_seconds])]
 
     async def finished_files(self, batch_id: str) -> list[str]:
         """The ids of files in a final state."""

@@ -6,7 +6,7 @@ from domain.completion import CompletionRequest
 from domain.errors import UnknownModel
 from domain.exam import Criterion, Question, QuestionType
 from domain.identity import LogicalStep
-from gateway.models import ModelDirectory
+from gateway.directory import ModelDirectory
 from gateway.scripted import ScriptedModel
 
 QUESTION = Question("q1", QuestionType.ESSAY, "Why?", 1.0, (Criterion("c1", 1.0, "One."),))

@@ -1,0 +1,62 @@
+"""The sweeper: no batch waits for a workflow that will never come.
+
+A crash between `complete` and the workflow's start leaves a batch without one; a workflow that is
+terminated by hand leaves a batch that nobody ends. Both are rare, so looking once a minute is enough.
+"""
+
+import asyncio
+
+import structlog
+
+from db.postgres.batches import PostgresBatchRuns
+from domain.batch import Batch
+from domain.errors import NotFound, Unavailable
+from domain.states import BatchState
+from runtime.orchestrator import TemporalOrchestrator
+
+SWEEP_SECONDS = 60.0
+#: a batch that has changed its state in this time is in good hands
+QUIET_SECONDS = 60.0
+WORKFLOW_CLOSED = "workflow_closed"
+
+
+class BatchSweeper:
+    """Starts batches that never got their workflow, and ends those whose workflow was closed from outside."""
+
+    def __init__(
+        self,
+        runs: PostgresBatchRuns,
+        orchestrator: TemporalOrchestrator,
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        self._runs = runs
+        self._orchestrator = orchestrator
+        self._quiet_seconds = quiet_seconds
+        self._log = structlog.get_logger("assay.sweeper")
+
+    async def run(self) -> None:
+        """Sweep for ever; absent servers are waited for."""
+        while True:
+            try:
+                await self.sweep_once()
+            except Unavailable as error:
+                self._log.info("sweeper_waits", code=error.code)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep_once(self) -> None:
+        """Look at every unfinished batch that has been quiet; any number of sweepers may do so at once."""
+        for batch in await self._runs.unfinished(self._quiet_seconds):
+            await self._look_at(batch)
+
+    async def _look_at(self, batch: Batch) -> None:
+        try:
+            if await self._orchestrator.batch_runs(batch.id):
+                return
+        except NotFound:
+            if batch.state is BatchState.UPLOADED:
+                self._log.warning("batch_started_late", batch_id=batch.id)
+                await self._orchestrator.start_batch(batch)
+                return
+        self._log.warning("batch_without_workflow", batch_id=batch.id, state=batch.state)
+        await self._runs.end_early(batch.id, BatchState.FAILED, WORKFLOW_CLOSED)
