@@ -61,7 +61,7 @@ class AssessActivities:
     states: StatePublisher
 
     @activity.defn
-    async def assess_submission(self, input: AssessInput) -> AssessResult:  # noqa: A002  # shown in the Web UI
+    async def assess_submission(self, input: AssessInput) -> AssessResult:
         """Grade the submission, resuming an earlier attempt's work, and propose the assessment."""
         submission = await self.submissions.find(input.file_id)
         if submission.state in FILE_MACHINE.final:

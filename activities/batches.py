@@ -63,18 +63,18 @@ class BatchActivities:
     reports: ReportCache
 
     @activity.defn
-    async def begin_scattering(self, input: BatchRef) -> None:  # noqa: A002  # shown in the Web UI
+    async def begin_scattering(self, input: BatchRef) -> None:
         """uploaded → scattering."""
         await self.runs.begin_scattering(input.batch_id)
 
     @activity.defn
-    async def queue_window(self, input: WindowRef) -> WindowFiles:  # noqa: A002  # shown in the Web UI
+    async def queue_window(self, input: WindowRef) -> WindowFiles:
         """Queue the window's files."""
         window = await self.runs.queue_window(input.batch_id, input.first, input.last)
         return WindowFiles(window.file_ids, window.ended)
 
     @activity.defn
-    async def open_barrier(self, input: BatchRef) -> Counts:  # noqa: A002  # shown in the Web UI
+    async def open_barrier(self, input: BatchRef) -> Counts:
         """scattering → scattered; the Redis set is rebuilt from Postgres if it has lost anything."""
         counts = await self.runs.open_barrier(input.batch_id)
         try:
@@ -85,12 +85,12 @@ class BatchActivities:
         return counts
 
     @activity.defn
-    async def gather_results(self, input: BatchRef) -> Counts:  # noqa: A002  # shown in the Web UI
+    async def gather_results(self, input: BatchRef) -> Counts:
         """scattered → gathering → gathered."""
         return await self.runs.gather(input.batch_id)
 
     @activity.defn
-    async def finish_batch(self, input: BatchRef) -> str:  # noqa: A002  # shown in the Web UI
+    async def finish_batch(self, input: BatchRef) -> str:
         """gathered → its final state; warms the report's cache."""
         state = await self.runs.finish(input.batch_id)
         report = await self.results.report(input.tenant_id, input.batch_id)
@@ -101,7 +101,7 @@ class BatchActivities:
         return state
 
     @activity.defn
-    async def end_batch_early(self, input: EarlyEnd) -> Counts:  # noqa: A002  # shown in the Web UI
+    async def end_batch_early(self, input: EarlyEnd) -> Counts:
         """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`."""
         return await self.runs.end_early(input.batch_id, BatchState(input.state), input.code)
 

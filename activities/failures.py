@@ -33,13 +33,13 @@ def to_application_error(error: AssayError) -> ApplicationError:
 class FailureInterceptor(Interceptor):
     """Gives every activity its log context and its errors their codes."""
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  # Temporal's name
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         """Temporal's hook."""
         return _Translating(super().intercept_activity(next))
 
 
 class _Translating(ActivityInboundInterceptor):
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  # Temporal's name
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
         with bound_contextvars(**_context(input), activity=info.activity_type, attempt=info.attempt):
             try:

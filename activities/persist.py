@@ -59,18 +59,18 @@ class PersistActivities:
     bell: Bell
 
     @activity.defn
-    async def record_results(self, input: PersistInput) -> RecordResult:  # noqa: A002  # shown in the Web UI
+    async def record_results(self, input: PersistInput) -> RecordResult:
         """Results, submission status and event, all or nothing; this step decides."""
         recorded = await self.assessments.record(input.file_id, input.generation, input.thread_id)
         return RecordResult(**vars(recorded))
 
     @activity.defn
-    async def erase_results(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def erase_results(self, input: PersistInput) -> None:
         """Undo `record_results`, and say so with an event."""
         await self.assessments.erase(input.file_id, input.generation, input.reason)
 
     @activity.defn
-    async def cache_results(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def cache_results(self, input: PersistInput) -> None:
         """Write the results through to the cache; afterwards the entries are right or absent."""
         results = await self.results.of_submission(input.file_id)
         try:
@@ -83,7 +83,7 @@ class PersistActivities:
             raise _refused("cache_results", error) from error
 
     @activity.defn
-    async def evict_results(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def evict_results(self, input: PersistInput) -> None:
         """Undo `cache_results`."""
         results = await self.results.of_submission(input.file_id)
         try:
@@ -92,7 +92,7 @@ class PersistActivities:
             return  # gone with the server, or expired within the hour
 
     @activity.defn
-    async def ring_bell(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def ring_bell(self, input: PersistInput) -> None:
         """Count the file in, wake the relay, and complete saga and file."""
         try:
             await self.barrier.arrive(input.batch_id, input.file_id)
@@ -106,18 +106,18 @@ class PersistActivities:
         await self.assessments.finish(input.file_id, input.generation)
 
     @activity.defn
-    async def ring_retraction(self, input: PersistInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def ring_retraction(self, input: PersistInput) -> None:
         """Undo `ring_bell`: whoever heard of the assessment hears that it was retracted."""
         await self._ring_quietly()
 
     @activity.defn
-    async def fail_file(self, input: FailureInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def fail_file(self, input: FailureInput) -> None:
         """The file ends `failed` with a code, unless it has ended."""
         await self.assessments.fail(input.file_id, input.generation, input.code, input.message)
         await self._count_in(input)
 
     @activity.defn
-    async def cancel_file(self, input: FailureInput) -> None:  # noqa: A002  # shown in the Web UI
+    async def cancel_file(self, input: FailureInput) -> None:
         """The file ends `cancelled`, unless it has ended."""
         await self.assessments.cancel(input.file_id, input.generation)
         await self._count_in(input)

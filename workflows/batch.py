@@ -119,7 +119,7 @@ class BatchWorkflow:
         self._open: set[int] = set()
 
     @workflow.run
-    async def run(self, input: BatchInput) -> BatchResult:  # noqa: A002  # shown in the Web UI
+    async def run(self, input: BatchInput) -> BatchResult:
         """Scatter, wait at the barrier, gather, finish."""
         self._input = input
         batch = BatchRef(input.tenant_id, input.batch_id, input.trace_id)
@@ -259,7 +259,7 @@ class WindowWorkflow:
         self._cancelling = False
 
     @workflow.run
-    async def run(self, input: WindowInput) -> WindowReport:  # noqa: A002  # shown in the Web UI
+    async def run(self, input: WindowInput) -> WindowReport:
         """Assess every file of the window."""
         self._window = input
         batch = input.batch

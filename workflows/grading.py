@@ -51,7 +51,7 @@ class GradingWorkflow:
         self._agent = AgentState()
 
     @workflow.run
-    async def run(self, input: GradingInput) -> GradingResult:  # noqa: A002  # shown in the Web UI
+    async def run(self, input: GradingInput) -> GradingResult:
         """Assess, persist, tell."""
         self._note(AgentState(stage="waiting for a worker", thread_id=workflow.info().run_id))
         try:
