@@ -61,6 +61,13 @@ class Owner:
                 return
         raise AssertionError("the owner ended before its stack was ready")
 
+    def wait_for_children(self) -> None:
+        """Wait until the first server has been started."""
+        deadline = time.monotonic() + GONE_SECONDS
+        while not psutil.Process(self.process.pid).children():
+            assert time.monotonic() < deadline, "the owner has started no server"
+            time.sleep(0.005)
+
     def kill(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.children = set(psutil.Process(self.process.pid).children(recursive=True))
@@ -148,11 +155,14 @@ async def test_killed_at_ten_moments_of_later_starts_the_folder_survives(
     measure_start(folder, owners)
     seconds = measure_start(folder, owners)
     choose = random.Random(20260102)  # noqa: S311  moments, not secrets
-    for _ in range(10):
+    for number in range(10):
         owner = Owner(folder)
         owners.append(owner)
-        # the first part of so short a start is the interpreter's own
-        await asyncio.sleep(choose.uniform(0.4, 1.2) * seconds)
+        # One that waits for its predecessor's left-overs has no children for a while: every other
+        # moment is drawn from the time when it has.
+        if number % 2:
+            owner.wait_for_children()
+        await asyncio.sleep(choose.uniform(0.1, 1.1) * seconds)
         owner.kill()  # and at once the next one, which waits for the left-overs itself
     await assert_starts(folder)
     assert_some_had_children(owners)
