@@ -48,8 +48,21 @@ class Criterion:
 
 
 @dataclass(frozen=True)
+class GradedExample:
+    """An answer that a teacher has marked; models are calibrated by it, students never see it."""
+
+    answer: str
+    points: float
+    #: points by criterion id, in the rubric's order; empty where only the sum is known
+    by_criterion: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Question:
-    """One question with its rubric; `points` is the cap on what its criteria add up to."""
+    """One question with its rubric; `points` is the cap on what its criteria add up to.
+
+    `reference`, `guidelines` and `examples` are for graders alone: no student sees them.
+    """
 
     id: str
     type: QuestionType
@@ -61,10 +74,19 @@ class Question:
     tolerance: float = 0.0
     unit: str = ""
     reference: str = ""
+    #: the text of each choice by its letter, where they do not stand in the prompt
+    options: tuple[tuple[str, str], ...] = ()
+    guidelines: str = ""
+    examples: tuple[GradedExample, ...] = ()
 
     def rubric_hash(self) -> str:
         """The SHA-256, in hex, of everything that decides this question's marks."""
-        content = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        document = asdict(self)
+        # they came later than the first stored hashes: where they say nothing, the hash stays
+        for name in ("options", "guidelines", "examples"):
+            if not document[name]:
+                del document[name]
+        content = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
 
