@@ -20,7 +20,7 @@ def to_application_error(error: AssayError) -> ApplicationError:
     """The error as workflows see it: its code as type, retryable as its class decides."""
     return ApplicationError(
         error.message,
-        *([{"field": error.field}] if error.field else []),
+        *([facts] if (facts := error.facts()) else []),
         type=error.code,
         non_retryable=not error.retryable,
         next_retry_delay=(

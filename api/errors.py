@@ -17,6 +17,7 @@ from starlette.types import Scope
 from api.trace import trace_id_of
 from domain.errors import (
     AssayError,
+    BudgetExhausted,
     Conflict,
     EpochSuperseded,
     Forbidden,
@@ -39,6 +40,7 @@ STATUSES: Mapping[type[AssayError], int] = {
     Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
+    BudgetExhausted: 402,
     LimitExceeded: 413,
     Unavailable: 503,
     UnknownModel: 422,

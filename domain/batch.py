@@ -109,6 +109,19 @@ class Counts:
 
 
 @dataclass
+class Pause:
+    """Why a file waits: the scope whose limit refused, and by how much; `resumptions` dates it.
+
+    A pause is out of date once the batch has been resumed more often than it says.
+    """
+
+    scope: str = ""
+    missing_nanodollars: int = 0
+    file_id: str = ""
+    resumptions: int = 0
+
+
+@dataclass
 class Progress:
     """A batch's progress (G6.1): from the workflow's query while it runs, from Postgres always."""
 
@@ -118,6 +131,9 @@ class Progress:
     updated_at: str
     counts: Counts = field(default_factory=Counts)
     spent_nanodollars: int = 0
+    #: money that waits for an upstream's word: dispatched, and neither committed nor cancelled
+    settling_nanodollars: int = 0
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ AssayError
 │   ├── IllegalTransition
 │   └── DigestMismatch
 ├── LimitExceeded             a stated limit; the message names it
+│   └── PromptTooLong         more than the model can read at once
+├── BudgetExhausted           a limit of money refuses a call; says which and by how much
 ├── Unavailable               something we need does not answer; try again
 │   ├── PostgresUnavailable
 │   │   └── PoolExhausted
@@ -26,6 +28,8 @@ AssayError
 │   └── ModelUnavailable
 ├── ModelReplyInvalid         a model answered something that is no answer
 ├── UnknownModel              no upstream of that name
+├── ModelRefused              a provider refuses the call as it was made; trying again does not help
+│   └── ModelAccessDenied     no key, or one that the provider does not accept
 ├── CorruptCheckpoint         a checkpoint that cannot be read back as it was written
 ├── AssessmentInvalid         an assessment that breaks the rubric's bounds
 ├── EpochSuperseded           a newer attempt owns the thread; this one must not write
@@ -37,7 +41,10 @@ AssayError
 Two translators and no third: `activities/failures.py` and `api/errors.py`.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from domain.fields import Mistake
 
 
 class AssayError(Exception):
@@ -47,12 +54,16 @@ class AssayError(Exception):
     retryable: ClassVar[bool] = False
     #: expected conditions are logged as information, the others as errors
     expected: ClassVar[bool] = True
-    retry_after_seconds: ClassVar[float | None] = None
+    retry_after_seconds: float | None = None
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+
+    def facts(self) -> dict[str, str | int]:
+        """What the condition states beside its message, for programs."""
+        return {} if self.field is None else {"field": self.field}
 
 
 class InvalidInput(AssayError):
@@ -65,6 +76,19 @@ class InvalidExam(InvalidInput):
     """An exam that cannot be graded against."""
 
     code = "invalid_exam"
+
+    def __init__(self, message: str, *, field: str | None = None, mistakes: Sequence[Mistake] = ()) -> None:
+        super().__init__(message, field=field)
+        #: every mistake that was found, the one of the message first
+        self.mistakes = tuple(mistakes)
+
+    @classmethod
+    def of(cls, mistakes: Sequence[Mistake]) -> Self:
+        """The condition of an exam with these mistakes, of which there is at least one."""
+        first, more = mistakes[0], len(mistakes) - 1
+        line = f"line {first.line}: " if first.line else ""
+        others = f" ({more} more mistake{'s' * (more > 1)})" if more else ""
+        return cls(f"{line}{first}{others}", field=first.path or "exam", mistakes=mistakes)
 
 
 class KindNotAvailable(InvalidInput):
@@ -145,6 +169,29 @@ class LimitExceeded(AssayError):
     code = "limit_exceeded"
 
 
+class PromptTooLong(LimitExceeded):
+    """Question, rubric and answer together are more than the model can read at once."""
+
+    code = "prompt_too_long"
+
+
+class BudgetExhausted(AssayError):
+    """A limit of money refuses a call: the scope's name, and what it lacks for the call's worst case."""
+
+    code = "budget_exhausted"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, scope: str = "", missing_nanodollars: int = 0
+    ) -> None:
+        super().__init__(message, field=field)
+        self.scope = scope
+        self.missing_nanodollars = missing_nanodollars
+
+    def facts(self) -> dict[str, str | int]:
+        """The scope and the amount, too."""
+        return super().facts() | {"scope": self.scope, "missing_nanodollars": self.missing_nanodollars}
+
+
 class Unavailable(AssayError):
     """Something that the work needs does not answer."""
 
@@ -185,9 +232,25 @@ class TemporalUnavailable(Unavailable):
 
 
 class ModelUnavailable(Unavailable):
-    """A model's upstream does not answer."""
+    """A model's upstream does not answer; `retry_after_seconds` is the upstream's own word where it gave one.
+
+    `in_doubt` when the call had left and nobody knows whether it was answered, and charged for.
+    """
 
     code = "model_unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after_seconds: float | None = None,
+        in_doubt: bool = False,
+    ) -> None:
+        super().__init__(message, field=field)
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
+        self.in_doubt = in_doubt
 
 
 class ModelReplyInvalid(AssayError):
@@ -200,6 +263,18 @@ class UnknownModel(AssayError):
     """No upstream serves a model of that name."""
 
     code = "unknown_model"
+
+
+class ModelRefused(AssayError):
+    """A provider refuses the call as it was made; the same call would be refused again."""
+
+    code = "model_refused"
+
+
+class ModelAccessDenied(ModelRefused):
+    """A provider does not accept our key, or there is none; the message names the setting."""
+
+    code = "model_access_denied"
 
 
 class CorruptCheckpoint(AssayError):

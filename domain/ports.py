@@ -1,13 +1,13 @@
 """The ports: what one station may ask of another, whoever stands behind it."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from domain.assessment import Assessment
-from domain.batch import AgentState, Batch, BatchOpening, Counts, Progress, ProgressEvent, StoredFile
-from domain.completion import CompletionReply, CompletionRequest
+from domain.batch import AgentState, Batch, BatchOpening, Counts, Pause, Progress, ProgressEvent, StoredFile
+from domain.completion import CompletionReply, CompletionRequest, Payer
 from domain.exam import Exam
 from domain.states import BatchState, FileState
 
@@ -24,7 +24,10 @@ class Models(Protocol):
     """The door to every model; the gateway stands here."""
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
-        """One reply with its usage; raises `ModelUnavailable` or `UnknownModel`."""
+        """One reply with its usage.
+
+        Raises `ModelUnavailable`, `UnknownModel`, `ModelRefused` or `PromptTooLong`.
+        """
         ...
 
 
@@ -33,7 +36,10 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class AgentRun:
-    """One attempt at one agent's work: whose thread, in which epoch, on what."""
+    """One attempt at one agent's work: whose thread, in which epoch, on what, on whose account.
+
+    `secret` is the tenant's: it makes the marks that fence student text off in prompts (G8.5).
+    """
 
     thread_id: str
     epoch: int
@@ -42,6 +48,8 @@ class AgentRun:
     model: str
     exam: Exam
     answers: Mapping[str, str]
+    payer: Payer
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,10 @@ class Results(Protocol):
         """The batch's report, computed from rows; raises `NotFound`."""
         ...
 
+    async def criterion_marks(self, tenant_id: str, batch_id: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Each submission's points, confidence and quote by `question/criterion`, in the exam's order."""
+        ...
+
 
 class ReportCache(Protocol):
     """Reports for ten minutes; absence is never an error."""
@@ -349,6 +361,8 @@ class SubmissionRef:
     exam_id: str
     rubric_version: int
     state: FileState
+    #: never told, logged or stored with a thread
+    tenant_secret: bytes = field(repr=False)
 
 
 class Submissions(Protocol):
@@ -399,6 +413,18 @@ class Assessments(Protocol):
 
     async def cancel(self, file_id: str, generation: int) -> None:
         """The file ends `cancelled`, unless it has ended."""
+        ...
+
+
+class Pauses(Protocol):
+    """Files and batches that wait for money; the row of the batch decides every race (B5.4)."""
+
+    async def pause(self, batch_id: str, file_id: str, generation: int, pause: Pause) -> int:
+        """Pause the file and its batch, unless the batch has been resumed since; how often that was."""
+        ...
+
+    async def note_resumed(self, batch_id: str, resumptions: int) -> None:
+        """The workflow knows of that many resumptions."""
         ...
 
 

@@ -81,6 +81,14 @@ class TemporalOrchestrator:
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
 
+    async def resume_batch(self, batch_id: str, resumptions: int) -> None:
+        """Tell the batch's workflow that it has been resumed; raises `TemporalUnavailable` or `NotFound`."""
+        handle = self._client.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch_id))
+        try:
+            await handle.signal(BatchWorkflow.resume, resumptions, rpc_timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
     async def batch_runs(self, batch_id: str) -> bool:
         """Whether the batch's workflow is open; raises `NotFound` if there never was one."""
         handle = self._client.get_workflow_handle(batch_workflow_id(batch_id))

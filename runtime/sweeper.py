@@ -1,14 +1,17 @@
-"""The sweeper: no batch waits for a workflow that will never come.
+"""The sweeper: no batch waits for a workflow that will never come, nor for word that was lost.
 
 A crash between `complete` and the workflow's start leaves a batch without one; a workflow that is
-terminated by hand leaves a batch that nobody ends. Both are rare, so looking once a minute is enough.
+terminated by hand leaves a batch that nobody ends; a crash between a raised limit and the signal leaves
+a workflow that waits. All are rare, so looking once a minute is enough.
 """
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
 from db.postgres.batches import PostgresBatchRuns
+from db.postgres.pauses import PostgresPauses
 from domain.batch import Batch
 from domain.errors import NotFound, Unavailable
 from domain.states import BatchState
@@ -26,11 +29,13 @@ class BatchSweeper:
     def __init__(
         self,
         runs: PostgresBatchRuns,
+        pauses: PostgresPauses,
         orchestrator: TemporalOrchestrator,
         *,
         quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self._runs = runs
+        self._pauses = pauses
         self._orchestrator = orchestrator
         self._quiet_seconds = quiet_seconds
         self._log = structlog.get_logger("assay.sweeper")
@@ -48,6 +53,9 @@ class BatchSweeper:
         """Look at every unfinished batch that has been quiet; any number of sweepers may do so at once."""
         for batch in await self._runs.unfinished(self._quiet_seconds):
             await self._look_at(batch)
+        for batch_id, resumptions in await self._pauses.untold():
+            with suppress(NotFound):
+                await self._orchestrator.resume_batch(batch_id, resumptions)
 
     async def _look_at(self, batch: Batch) -> None:
         try:

@@ -7,7 +7,8 @@ its children directly. So 100,000 files stay within Temporal's limits on history
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -18,7 +19,6 @@ from temporalio.common import (
 )
 from temporalio.exceptions import (
     ActivityError,
-    ApplicationError,
     ChildWorkflowError,
     FailureError,
     WorkflowAlreadyStartedError,
@@ -28,8 +28,9 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.batches import BatchActivities, BatchRef, EarlyEnd, WindowFiles, WindowRef
+    from activities.pauses import PauseActivities, ResumedInput
     from activities.persist import FailureInput, PersistActivities
-    from domain.batch import Counts, Progress
+    from domain.batch import Counts, Pause, Progress
     from domain.identity import file_workflow_id, window_workflow_id
     from domain.states import BatchState
     from domain.timings import WINDOW_FILES, Timings
@@ -44,6 +45,7 @@ from workflows.options import (
     WINDOWS_AT_ONCE,
 )
 from workflows.saga import durably, failure_of
+from workflows.signals import tell, unless_ended
 
 Result = TypeVar("Result")
 
@@ -63,6 +65,8 @@ class BatchInput:
     window_files: int = WINDOW_FILES
     cognition_queue: str = "cognition"
     timings: Timings = field(default_factory=Timings)
+    #: how often the batch has been resumed
+    resumptions: int = 0
 
 
 @dataclass
@@ -94,10 +98,13 @@ class WindowInput:
 
 @dataclass
 class WindowReport:
-    """How many files of a window have ended, by final state."""
+    """How many files of a window have ended, by final state, and how many wait for money."""
 
     index: int
     ended: dict[str, int] = field(default_factory=dict)
+    paused: int = 0
+    #: why nothing new starts in this window, if so
+    pause: Pause | None = None
 
     @property
     def finished(self) -> int:
@@ -117,11 +124,14 @@ class BatchWorkflow:
         self._windows: dict[int, WindowInput] = {}
         self._reports: dict[int, WindowReport] = {}
         self._open: set[int] = set()
+        self._pause: Pause | None = None
+        self._resumptions = 0
 
     @workflow.run
     async def run(self, input: BatchInput) -> BatchResult:
         """Scatter, wait at the barrier, gather, finish."""
         self._input = input
+        self._resumptions = max(self._resumptions, input.resumptions)
         batch = BatchRef(input.tenant_id, input.batch_id, input.trace_id)
         try:
             await durably(BatchActivities.begin_scattering, batch)
@@ -148,6 +158,7 @@ class BatchWorkflow:
             percentage=counts.percentage,
             updated_at=self._updated_at.isoformat(),
             counts=counts,
+            pause=self._pause,
         )
 
     @workflow.query
@@ -159,20 +170,62 @@ class BatchWorkflow:
     def window_report(self, report: WindowReport) -> None:
         """A window tells how far it is."""
         self._reports[report.index] = report
+        if self._pause is None and report.pause is not None and report.pause.resumptions >= self._resumptions:
+            self._pause = replace(report.pause, file_id="")
         self._touch()
+
+    @workflow.signal
+    def resume(self, resumptions: int) -> None:
+        """A limit was raised, or an operator says go on: that many resumptions in all."""
+        if resumptions > self._resumptions:
+            self._resumptions = resumptions
+            self._pause = None
+            self._touch()
 
     async def _scatter(self, input_: BatchInput) -> None:
         waiting = deque(plan_windows(input_))
         self._windows = {window.index: window for window in waiting}
         lanes = min(WINDOWS_AT_ONCE, len(waiting), input_.max_concurrent)
         shares = divide(input_.max_concurrent, lanes)
-        await together([self._run_lane(waiting, share) for share in shares], before_stopping=waiting.clear)
+        governor = asyncio.create_task(self._govern(input_))
+        try:
+            lanes_run = [self._run_lane(waiting, share) for share in shares]
+            await together(lanes_run, before_stopping=waiting.clear)
+        finally:
+            governor.cancel()
+
+    async def _govern(self, input_: BatchInput) -> None:
+        """Carry pauses from window to window, and resumptions down to all of them."""
+        resumptions = self._resumptions
+        while True:
+            await workflow.wait_condition(partial(self._has_word, resumptions))
+            if self._pause is not None:
+                self._enter(BatchState.PAUSED)
+                await self._tell_windows(WindowWorkflow.pause, self._pause)
+                await workflow.wait_condition(lambda: self._pause is None)
+            resumptions = self._resumptions
+            self._show_stage(BatchState.SCATTERING)
+            await self._tell_windows(WindowWorkflow.resume, resumptions)
+            ids = (input_.tenant_id, input_.batch_id)
+            await durably(PauseActivities.note_resumed, ResumedInput(*ids, resumptions, input_.trace_id))
+
+    def _has_word(self, resumptions: int) -> bool:
+        return self._pause is not None or self._resumptions > resumptions
+
+    async def _tell_windows(self, signal: Callable[[Any, Any], Any], argument: Any) -> None:
+        for index in sorted(self._open):
+            handle = workflow.get_external_workflow_handle(self._window_id(self._windows[index]))
+            await unless_ended(handle.signal(signal, argument))
 
     async def _run_lane(self, waiting: deque[WindowInput], share: int) -> None:
         """One window after another with this share; at the end the share goes to a window still open."""
         while waiting:
+            if self._pause is not None:
+                await workflow.wait_condition(lambda: self._pause is None)
+                continue
             window = waiting.popleft()
             window.share = share
+            window.batch = replace(window.batch, resumptions=self._resumptions)
             await self._run_window(window)
             share = window.share
         if self._open:
@@ -213,6 +266,11 @@ class BatchWorkflow:
     def _window_id(self, window: WindowInput) -> str:
         return window_workflow_id(window.batch.batch_id, window.batch.generation, window.index)
 
+    def _show_stage(self, stage: BatchState) -> None:
+        """Enter a stage, unless the batch is there: each change is an event in the history."""
+        if self._stage is not stage:
+            self._enter(stage)
+
     def _enter(self, stage: BatchState) -> None:
         self._stage = stage
         workflow.upsert_search_attributes([STAGE.value_set(stage)])
@@ -222,7 +280,7 @@ class BatchWorkflow:
         self._updated_at = workflow.now()
         counts = self._present_counts()
         title = f"**{self._stage}**: {counts.finished} of {counts.total} files"
-        workflow.set_current_details(title + "\n\n" + markdown_table(vars(counts)))
+        workflow.set_current_details(title + pause_line(self._pause) + "\n\n" + markdown_table(vars(counts)))
 
     def _present_counts(self) -> Counts:
         """What is known now: exact once gathered, before that as fresh as the windows' reports."""
@@ -236,8 +294,12 @@ class BatchWorkflow:
                 continue
             for state, files in report.ended.items():
                 setattr(counts, state, getattr(counts, state) + files)
-            unfinished = window.files - report.finished
-            running = min(unfinished, window.share) if index in self._open else 0
+            paused = report.paused
+            unfinished = window.files - report.finished - paused
+            # a paused window starts nothing: what runs there has all said that it is paused, or will
+            at_most = 0 if report.pause is not None else window.share - paused
+            running = max(0, min(unfinished, at_most)) if index in self._open else 0
+            counts.paused += paused
             counts.running += running
             counts.queued += unfinished - running
         counts.uploaded = total - counts.total
@@ -257,22 +319,30 @@ class WindowWorkflow:
         self._report = WindowReport(0)
         self._told = 0
         self._cancelling = False
+        self._resumptions = 0
+        #: by file, the resumption before which it was paused
+        self._paused: dict[str, int] = {}
+        self._pause_told: Pause | None = None
 
     @workflow.run
     async def run(self, input: WindowInput) -> WindowReport:
         """Assess every file of the window."""
         self._window = input
         batch = input.batch
+        self._resumptions = max(self._resumptions, batch.resumptions)
         files: WindowFiles = await durably(
             BatchActivities.queue_window,
             WindowRef(batch.tenant_id, batch.batch_id, input.first, input.last, batch.trace_id),
         )
-        self._report = WindowReport(input.index, dict(files.ended))
+        self._report = replace(self._report, index=input.index, ended=dict(files.ended))
         self._waiting.extend(files.file_ids)
         self._queued = True
         self.grow(input.share)
         self._show()
-        reporter = asyncio.create_task(self._tell_batch(input))
+        attendants = [
+            asyncio.create_task(self._tell_batch(input)),
+            asyncio.create_task(self._resume_files(batch.batch_id)),
+        ]
         try:
             await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
             await asyncio.gather(*self._tasks)
@@ -283,8 +353,29 @@ class WindowWorkflow:
             await stopped(self._tasks)
             raise
         finally:
-            reporter.cancel()
-        return self._report
+            for attendant in attendants:
+                attendant.cancel()
+        return replace(self._report, paused=0, pause=None)
+
+    @workflow.signal
+    def file_paused(self, pause: Pause) -> None:
+        """A file of the window waits for money."""
+        self._paused[pause.file_id] = pause.resumptions
+        self._report.paused = len(self._paused)
+        self.pause(pause)
+
+    @workflow.signal
+    def pause(self, pause: Pause) -> None:
+        """Start nothing new, unless that is out of date."""
+        if self._report.pause is None and pause.resumptions >= self._resumptions:
+            self._report.pause = pause
+
+    @workflow.signal
+    def resume(self, resumptions: int) -> None:
+        """Go on: the batch has been resumed, that many times in all."""
+        if resumptions > self._resumptions:
+            self._resumptions = resumptions
+            self._report.pause = None
 
     @workflow.signal
     def grow(self, share: int) -> None:
@@ -303,12 +394,34 @@ class WindowWorkflow:
     def _show(self) -> None:
         assert self._window is not None
         title = f"**{self._report.finished} of {self._window.files} files**, {self._share} at once"
-        workflow.set_current_details(title + "\n\n" + markdown_table(self._report.ended))
+        table = markdown_table(self._report.ended | {"paused": self._report.paused})
+        workflow.set_current_details(title + pause_line(self._report.pause) + "\n\n" + table)
+
+    async def _resume_files(self, batch_id: str) -> None:
+        """Tell every paused file of the resumption that it has not heard of."""
+        while True:
+            await workflow.wait_condition(lambda: any(self._may_go_on(each) for each in self._paused))
+            for file_id in [each for each in self._paused if self._may_go_on(each)]:
+                del self._paused[file_id]
+                self._report.paused = len(self._paused)
+                handle = workflow.get_external_workflow_handle(file_workflow_id(batch_id, file_id))
+                await unless_ended(handle.signal(GradingWorkflow.resume, self._resumptions))
+            self._show()
+
+    def _may_go_on(self, file_id: str) -> bool:
+        return self._paused[file_id] < self._resumptions
 
     async def _assess_files(self) -> None:
         assert self._window is not None
         while self._waiting:
-            result = await self._assess(self._window.batch, self._waiting.popleft())
+            if self._report.pause is not None:
+                await workflow.wait_condition(lambda: self._report.pause is None or not self._waiting)
+                continue
+            file_id = self._waiting.popleft()
+            result = await self._assess(self._window.batch, file_id)
+            # a paused file that was ended by hand is paused no more
+            self._paused.pop(file_id, None)
+            self._report.paused = len(self._paused)
             self._report.ended[result.state] = self._report.ended.get(result.state, 0) + 1
             self._show()
 
@@ -325,6 +438,7 @@ class WindowWorkflow:
                     trace_id=batch.trace_id,
                     cognition_queue=batch.cognition_queue,
                     timings=batch.timings,
+                    resumptions=self._resumptions,
                 ),
                 GradingResult,
                 workflow_id=file_workflow_id(batch.batch_id, file_id),
@@ -348,15 +462,17 @@ class WindowWorkflow:
 
     async def _tell_batch(self, window: WindowInput) -> None:
         parent = workflow.info().parent
-        if parent is None:
-            return
-        while True:
-            await workflow.wait_condition(lambda: self._report.finished - self._told >= window.report_every)
-            self._told = self._report.finished
-            # by id, not by run: a batch that was reset has another run
-            handle = workflow.get_external_workflow_handle(parent.workflow_id)
-            await unless_ended(handle.signal(BatchWorkflow.window_report, self._report))
+        while parent is not None:
+            await workflow.wait_condition(lambda: self._has_news(window.report_every))
+            self._told, self._pause_told = self._report.finished, self._report.pause
+            self._show()
+            await tell(parent, "window_report", self._report)
             await workflow.sleep(REPORT_INTERVAL, summary="until the next report to the batch")
+
+    def _has_news(self, report_every: int) -> bool:
+        return (
+            self._report.finished - self._told >= report_every or self._report.pause is not self._pause_told
+        )
 
 
 def plan_windows(batch: BatchInput) -> list[WindowInput]:
@@ -369,6 +485,14 @@ def plan_windows(batch: BatchInput) -> list[WindowInput]:
         windows.append(WindowInput(batch, index, first, first + size - 1, share=0, report_every=every))
         first += size
     return windows
+
+
+def pause_line(pause: Pause | None) -> str:
+    """What a paused batch or window waits for, as a line of its details."""
+    if pause is None:
+        return ""
+    missing = f", ${pause.missing_nanodollars / 1e9:.6f} short" if pause.missing_nanodollars else ""
+    return f"\n\n**Paused**: the limit of the {pause.scope} refuses{missing}"
 
 
 def markdown_table(counts: Mapping[str, int]) -> str:
@@ -394,15 +518,6 @@ async def together(
         before_stopping()
         await stopped(tasks)
         raise
-
-
-async def unless_ended(signal: Awaitable[None]) -> None:
-    """Send the signal; a workflow that has ended in the meantime need not hear it."""
-    try:
-        await signal
-    except ApplicationError as error:
-        if error.type != "ExternalWorkflowExecutionNotFound":
-            raise
 
 
 async def stopped(tasks: list[asyncio.Task[None]]) -> None:

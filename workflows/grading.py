@@ -4,7 +4,7 @@ It has no workflow retry and never continues as new: its run id is the agent's t
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -12,13 +12,16 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from activities.assess import AssessActivities, AssessInput, AssessResult
+    from activities.pauses import PauseActivities, PauseInput
     from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
-    from domain.batch import AgentState
+    from domain.batch import AgentState, Pause
+    from domain.errors import BudgetExhausted
     from domain.timings import Timings
 
 from workflows.attributes import STAGE
 from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT
-from workflows.saga import Saga, durably, failure_of, promptly
+from workflows.saga import Saga, details_of, durably, failure_of, promptly
+from workflows.signals import tell
 
 
 @dataclass
@@ -33,6 +36,8 @@ class GradingInput:
     trace_id: str = ""
     cognition_queue: str = "cognition"
     timings: Timings = field(default_factory=Timings)
+    #: how often the batch has been resumed: a pause of an earlier time is out of date
+    resumptions: int = 0
 
 
 @dataclass
@@ -49,13 +54,15 @@ class GradingWorkflow:
 
     def __init__(self) -> None:
         self._agent = AgentState()
+        self._resumptions = 0
 
     @workflow.run
     async def run(self, input: GradingInput) -> GradingResult:
         """Assess, persist, tell."""
+        self._resumptions = max(self._resumptions, input.resumptions)
         self._note(AgentState(stage="waiting for a worker", thread_id=workflow.info().run_id))
         try:
-            assessed = await self._assess(input)
+            assessed = await self._assess_when_paid_for(input)
             if assessed.ended is not None:
                 return GradingResult(assessed.ended)
             self._note(assessed.state)
@@ -85,6 +92,38 @@ class GradingWorkflow:
     def agent_state(self, state: AgentState) -> None:
         """The running agent tells where it is."""
         self._note(state)
+
+    @workflow.signal
+    def resume(self, resumptions: int) -> None:
+        """The batch has been resumed, that many times in all."""
+        self._resumptions = max(self._resumptions, resumptions)
+
+    async def _assess_when_paid_for(self, input_: GradingInput) -> AssessResult:
+        """Assess; where a limit refuses, keep the run, wait until the batch is resumed, and go on (B5.4)."""
+        while True:
+            resumptions = self._resumptions
+            try:
+                return await self._assess(input_)
+            except FailureError as error:
+                if failure_of(error)[0] != BudgetExhausted.code:
+                    raise
+                await self._pause(input_, pause_from(error, input_.file_id, resumptions))
+
+    async def _pause(self, input_: GradingInput, pause: Pause) -> None:
+        resumptions = await durably(
+            PauseActivities.pause_file,
+            PauseInput(
+                input_.tenant_id, input_.batch_id, input_.file_id, input_.generation, pause, input_.trace_id
+            ),
+        )
+        self._resumptions = max(self._resumptions, resumptions)
+        if self._resumptions > pause.resumptions:
+            return  # the limit was raised while the refusal was on its way
+        stage = self._agent.stage
+        self._note(replace(self._agent, stage="paused", updated_at=""))
+        await tell(workflow.info().parent, "file_paused", pause)
+        await workflow.wait_condition(lambda: self._resumptions > pause.resumptions)
+        self._note(replace(self._agent, stage=stage, updated_at=""))
 
     async def _assess(self, input_: GradingInput) -> AssessResult:
         return await workflow.execute_activity_method(
@@ -178,3 +217,14 @@ class GradingWorkflow:
 
     def _tell(self, markdown: str) -> None:
         workflow.set_current_details(markdown)
+
+
+def pause_from(error: FailureError, file_id: str, resumptions: int) -> Pause:
+    """What a refused hold says: which scope has run out, and how much is missing."""
+    details = details_of(error)
+    return Pause(
+        scope=str(details.get("scope", "")),
+        missing_nanodollars=int(details.get("missing_nanodollars", 0)),
+        file_id=file_id,
+        resumptions=resumptions,
+    )

@@ -1,7 +1,7 @@
 """Sagas: steps in order, each beside its compensation; on failure undone, last first."""
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
@@ -73,6 +73,13 @@ def failure_of(error: BaseException) -> tuple[str, str]:
         return cause.type or "defect", cause.message
     # a time-out or a termination: Temporal's own words
     return _snake(type(cause).__name__), str(cause)
+
+
+def details_of(error: BaseException) -> Mapping[str, Any]:
+    """What the condition behind a failure states beside its message."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    details = cause.details if isinstance(cause, ApplicationError) else ()
+    return details[0] if details and isinstance(details[0], dict) else {}
 
 
 def _snake(name: str) -> str:

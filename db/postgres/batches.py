@@ -15,6 +15,7 @@ from domain.batch import (
     BatchOpening,
     Counts,
     EventType,
+    Pause,
     Progress,
     ProgressEvent,
     StoredFile,
@@ -108,7 +109,8 @@ SELECT coalesce((SELECT max(number) FROM progress_events WHERE batch_id = %(batc
           AND (%(file_id)s::uuid IS NULL OR file_id = %(file_id)s::uuid)) AS unnumbered
 """
 COUNTS_SQL = """
-SELECT b.status, b.updated_at, f.state, f.files, f.changed_at
+SELECT b.status, b.updated_at, b.paused_from, b.paused_scope, b.missing_nanodollars, b.resumptions,
+       f.state, f.files, f.changed_at
 FROM batches b
 LEFT JOIN (SELECT state, count(*) AS files, max(updated_at) AS changed_at
            FROM files WHERE batch_id = %(batch_id)s GROUP BY state) f ON true
@@ -252,9 +254,9 @@ class PostgresBatches:
         """Write the file's row; same name and content is a no-op, other content `FileExists`."""
         async with self._postgres.transaction() as connection:
             # one upload's row at a time: nothing slips in behind `complete` or over the limit
-            batch = await _lock(connection, batch_id)
+            batch = await lock_batch(connection, batch_id)
             if batch.tenant_id != tenant_id:
-                raise _no_batch(batch_id)
+                raise no_batch(batch_id)
             _refuse_frozen(batch)
             inserted = await connection.execute(
                 ADD_FILE_SQL,
@@ -281,12 +283,12 @@ class PostgresBatches:
     async def complete(self, tenant_id: str, batch_id: str) -> Batch:
         """Freeze the files and number them; a batch already frozen is answered as it is."""
         async with self._postgres.transaction() as connection:
-            batch = await _lock(connection, batch_id)
+            batch = await lock_batch(connection, batch_id)
             if batch.tenant_id != tenant_id:
-                raise _no_batch(batch_id)
+                raise no_batch(batch_id)
             if batch.state is BatchState.PENDING:
                 await self._freeze(connection, batch)
-                batch = await _lock(connection, batch_id)
+                batch = await lock_batch(connection, batch_id)
             elif batch.state is BatchState.CANCELLED:
                 raise BatchFrozen("The batch is cancelled; open another one.")
             return batch
@@ -306,19 +308,19 @@ class PostgresBatches:
         if batch.opening.kind is BatchKind.GRADING:
             await connection.execute(MAKE_SUBMISSIONS_SQL, [batch.id])
         await _tell(connection, batch.id, EventType.UPLOAD_COMPLETED, total_files=total)
-        await _move(connection, batch, BatchState.UPLOADED)
+        await move_batch(connection, batch, BatchState.UPLOADED)
 
     async def cancel_before_start(self, tenant_id: str, batch_id: str) -> Batch | None:
         """Cancel a batch that no workflow runs yet; `None` if one does."""
         async with self._postgres.transaction() as connection:
-            batch = await _lock(connection, batch_id)
+            batch = await lock_batch(connection, batch_id)
             if batch.tenant_id != tenant_id:
-                raise _no_batch(batch_id)
+                raise no_batch(batch_id)
             if batch.state is not BatchState.PENDING:
                 return None
             await _cancel_files(connection, batch_id)
-            await _move(connection, batch, BatchState.CANCELLED)
-            return await _lock(connection, batch_id)
+            await move_batch(connection, batch, BatchState.CANCELLED)
+            return await lock_batch(connection, batch_id)
 
     async def files(
         self, tenant_id: str, batch_id: str, page: int, page_size: int
@@ -347,11 +349,17 @@ class PostgresBatches:
         """Counts by state from Postgres, the truth."""
         rows = await self._postgres.rows(COUNTS_SQL, {"batch_id": batch_id})
         if not rows:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         counts = Counts(**{row["state"]: row["files"] for row in rows if row["state"]})
-        changed = max([rows[0]["updated_at"], *(row["changed_at"] for row in rows if row["changed_at"])])
+        first = rows[0]
+        changed = max([first["updated_at"], *(row["changed_at"] for row in rows if row["changed_at"])])
         return Progress(
-            batch_id, rows[0]["status"], counts.percentage, changed.astimezone(UTC).isoformat(), counts
+            batch_id,
+            first["status"],
+            counts.percentage,
+            changed.astimezone(UTC).isoformat(),
+            counts,
+            pause=_pause(first),
         )
 
     async def event_position(self, batch_id: str, file_id: str | None = None) -> EventPosition:
@@ -405,12 +413,15 @@ class PostgresBatchRuns:
     async def open_barrier(self, batch_id: str) -> Counts:
         """scattering → scattered, once every file is final."""
         async with self._postgres.transaction() as connection:
-            batch = await _lock(connection, batch_id)
+            batch = await lock_batch(connection, batch_id)
             counts = await _counts(connection, batch_id)
             if counts.finished != batch.total_files:
                 raise Conflict(
                     f"The barrier stays shut: {counts.finished} of {batch.total_files} files are finished."
                 )
+            if batch.state is BatchState.PAUSED:
+                # the files that waited were ended by hand: nobody is left to be resumed
+                await move_batch(connection, batch, BatchState.SCATTERING)
             if await _advance(connection, batch_id, BatchState.SCATTERED):
                 await _tell(connection, batch_id, EventType.ALL_FILES_SCATTERED, files=counts.finished)
             return counts
@@ -428,25 +439,25 @@ class PostgresBatchRuns:
     async def finish(self, batch_id: str) -> BatchState:
         """gathered → completed, partial or failed, with `ReportReady`."""
         async with self._postgres.transaction() as connection:
-            batch = await _lock(connection, batch_id)
+            batch = await lock_batch(connection, batch_id)
             if batch.state in BATCH_MACHINE.final:
                 return batch.state
             # the table lets any running batch end early; here only one whose work is done may end
             BATCH_MACHINE.check(batch.state, BatchState.COMPLETED)
             outcome = outcome_of(await _counts(connection, batch_id))
             await _tell(connection, batch_id, EventType.REPORT_READY)
-            await _move(connection, batch, outcome)
+            await move_batch(connection, batch, outcome)
             return outcome
 
     async def end_early(self, batch_id: str, target: BatchState, code: str | None) -> Counts:
         """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`."""
         async with self._postgres.transaction() as connection:
-            batch = await _lock(connection, batch_id)
+            batch = await lock_batch(connection, batch_id)
             if batch.state not in BATCH_MACHINE.final:
                 await _cancel_files(connection, batch_id)
                 counts = await _counts(connection, batch_id)
                 await connection.execute(END_EARLY_SQL, [counts.finished, code, batch_id])
-                await _move(connection, batch, target)
+                await move_batch(connection, batch, target)
             return await _counts(connection, batch_id)
 
     async def unfinished(self, quiet_seconds: float) -> list[Batch]:
@@ -470,26 +481,28 @@ def outcome_of(counts: Counts) -> BatchState:
 # --- moves, within the caller's transaction ------------------------------------------------------
 
 
-async def _lock(connection: Connection, batch_id: str) -> Batch:
+async def lock_batch(connection: Connection, batch_id: str) -> Batch:
+    """The batch, locked until the transaction ends; raises `NotFound`."""
     cursor = await connection.execute(LOCK_BATCH_SQL, [batch_id])
     return _batch(_found(await cursor.fetchone(), batch_id))
 
 
 async def _advance(connection: Connection, batch_id: str, target: BatchState) -> bool:
     """Move on to the target; `False` where the batch has been there already."""
-    batch = await _lock(connection, batch_id)
+    batch = await lock_batch(connection, batch_id)
     if batch.state is BatchState.PAUSED:
         raise Conflict(f"The batch is paused; it is resumed before it becomes {target}.")
     if _ORDER[batch.state] >= _ORDER[target] and batch.state is not BatchState.CANCELLED:
         return False
-    await _move(connection, batch, target)
+    await move_batch(connection, batch, target)
     return True
 
 
-async def _move(connection: Connection, batch: Batch, target: BatchState) -> None:
+async def move_batch(connection: Connection, batch: Batch, target: BatchState, **why: Any) -> None:
+    """Move a locked batch, and tell it; raises `IllegalTransition`."""
     BATCH_MACHINE.check(batch.state, target)
     await connection.execute(MOVE_BATCH_SQL, {"target": target, "batch_id": batch.id})
-    moved = {"machine": "batch", "from": batch.state, "to": target}
+    moved = {"machine": "batch", "from": batch.state, "to": target, **why}
     await connection.execute(TELL_SQL, [batch.id, None, EventType.STATUS_CHANGED, Jsonb(moved)])
 
 
@@ -520,11 +533,12 @@ def _refuse_frozen(batch: Batch) -> None:
 
 def _found(row: DictRow | None, batch_id: str) -> DictRow:
     if row is None:
-        raise _no_batch(batch_id)
+        raise no_batch(batch_id)
     return row
 
 
-def _no_batch(batch_id: str) -> NotFound:
+def no_batch(batch_id: str) -> NotFound:
+    """The refusal of a batch that is not there, or is another tenant's."""
     return NotFound(f"There is no batch {batch_id}.", field="batch_id")
 
 
@@ -556,6 +570,12 @@ def _batch(row: DictRow) -> Batch:
         updated_at=row["updated_at"],
         failure_code=row["failure_code"],
     )
+
+
+def _pause(row: DictRow) -> Pause | None:
+    if row["paused_from"] is None:
+        return None
+    return Pause(row["paused_scope"], row["missing_nanodollars"], resumptions=row["resumptions"])
 
 
 def _file(row: DictRow) -> StoredFile:

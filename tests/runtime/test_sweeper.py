@@ -22,7 +22,8 @@ def orchestrator(resources: Resources) -> TemporalOrchestrator:
 @pytest.fixture
 def sweeper(resources: Resources, orchestrator: TemporalOrchestrator) -> BatchSweeper:
     """Patient with no batch."""
-    return BatchSweeper(PostgresBatchRuns(resources.postgres), orchestrator, quiet_seconds=0)
+    pauses = PostgresPauses(resources.postgres)
+    return BatchSweeper(PostgresBatchRuns(resources.postgres), pauses, orchestrator, quiet_seconds=0)
 
 
 async def a_batch(resources: Resources) -> Batch:
