@@ -64,6 +64,8 @@ _PROGRESS: dict[str, Any] = {
     "updated_at": "2026-01-02T03:05:06+00:00",
     "counts": {**vars(Counts()), "queued": 2, "running": 1, "completed": 2},
     "spent_usd": "0.0125",
+    "settling_usd": "0",
+    "pause": None,
 }
 
 
@@ -153,6 +155,13 @@ class CountsView(BaseModel):
     cancelled: int
 
 
+class PauseView(BaseModel):
+    """Why a batch waits: the scope whose limit refuses a call, and by how much."""
+
+    scope: str
+    missing_usd: str
+
+
 class ProgressView(BaseModel):
     """How far a batch is."""
 
@@ -163,6 +172,8 @@ class ProgressView(BaseModel):
     updated_at: str
     counts: CountsView
     spent_usd: str
+    settling_usd: str
+    pause: PauseView | None
 
 
 class BatchView(BaseModel):
@@ -356,6 +367,12 @@ def progress_view(progress: Progress) -> ProgressView:
         updated_at=progress.updated_at,
         counts=CountsView(**vars(progress.counts)),
         spent_usd=format_usd(progress.spent_nanodollars),
+        settling_usd=format_usd(progress.settling_nanodollars),
+        pause=None
+        if progress.pause is None
+        else PauseView(
+            scope=progress.pause.scope, missing_usd=format_usd(progress.pause.missing_nanodollars)
+        ),
     )
 
 

@@ -30,6 +30,7 @@ from domain.ports import (
     ReportCache,
     ResultCache,
     Results,
+    Resumptions,
 )
 
 Scope = Literal["read", "submit", "admin"]
@@ -98,6 +99,7 @@ class Services:
 
     exams: Exams
     batches: Batches
+    resumptions: Resumptions
     results: Results
     result_cache: ResultCache
     report_cache: ReportCache

@@ -331,6 +331,10 @@ class Orchestrator(Protocol):
         """Ask the batch's workflow to cancel; raises `TemporalUnavailable`."""
         ...
 
+    async def resume_batch(self, batch_id: str, resumptions: int) -> None:
+        """Tell the batch's workflow that it was resumed; raises `NotFound` or `TemporalUnavailable`."""
+        ...
+
     async def agent_state(self, workflow_id: str) -> AgentState:
         """The workflow's own word on its agent; raises `NotFound` or `TemporalUnavailable`."""
         ...
@@ -425,6 +429,18 @@ class Pauses(Protocol):
 
     async def note_resumed(self, batch_id: str, resumptions: int) -> None:
         """The workflow knows of that many resumptions."""
+        ...
+
+
+class Resumptions(Protocol):
+    """The way out of a pause; each is one transaction."""
+
+    async def resume(self, tenant_id: str, batch_id: str) -> int | None:
+        """Return a paused batch to where it was; how often it was resumed, `None` if it is not paused."""
+        ...
+
+    async def set_limit(self, tenant_id: str, batch_id: str, limit_nanodollars: int | None) -> int | None:
+        """Set the batch's limit, and resume it where it is paused; as `resume`."""
         ...
 
 

@@ -455,6 +455,34 @@ def cancel(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The ba
 
 
 @app.command()
+def limit(
+    batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")],
+    usd: Annotated[str, typer.Argument(metavar="USD", help='Decimal dollars such as 12.50, or "none".')],
+) -> None:
+    """Set what a batch may cost in all; a batch that is paused goes on.
+
+    Example: assay limit 0197c1de-… 12.50
+    """
+    with _client() as client:
+        answer = client.post(
+            f"/v1/batches/{batch_id}/limit", {"limit_usd": None if usd == "none" else usd}
+        )
+    shown = "no limit" if answer["limit_usd"] is None else f"at most ${answer['limit_usd']}"
+    out.print(f"{answer['batch_id']}: {answer['status']}, {shown}")
+
+
+@app.command()
+def resume(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")]) -> None:
+    """Let a paused batch try again, such as on the next day of a daily limit.
+
+    Example: assay resume 0197c1de-…
+    """
+    with _client() as client:
+        answer = client.post(f"/v1/batches/{batch_id}/resume")
+    out.print(f"{answer['batch_id']}: {answer['status']}")
+
+
+@app.command()
 def report(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")],
     json_: Json = False,

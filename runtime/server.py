@@ -11,6 +11,7 @@ from api.dependencies import LifespanState, Limits, Services
 from api.metrics import ApiMetrics
 from db.postgres.batches import PostgresBatches
 from db.postgres.exams import PostgresExams
+from db.postgres.pauses import PostgresPauses
 from db.postgres.reports import PostgresResults
 from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
 from db.redis.cache import RedisReportCache, RedisResultCache
@@ -29,6 +30,7 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
     return Services(
         exams=PostgresExams(postgres),
         batches=PostgresBatches(postgres),
+        resumptions=PostgresPauses(postgres),
         results=PostgresResults(postgres),
         result_cache=RedisResultCache(redis),
         report_cache=RedisReportCache(redis),

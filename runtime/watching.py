@@ -1,7 +1,7 @@
 """Following a batch in a terminal: stage, counts, rate and time left."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from domain.money import Money
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 from runtime.client import ApiClient
 
@@ -31,12 +32,21 @@ def watch_batch(
         task = bar.add_task("pending", total=None, tally=tally)
         for kind, event in client.events(batch_id):
             tally.hear(kind, event)
+            if tally.paused_by(kind, event):
+                bar.console.print(how_to_go_on(batch_id, event))
             if on_event is not None:
                 on_event(kind, event)
             bar.update(task, description=tally.stage, completed=tally.finished, total=tally.total or None)
         tally.correct(client.get(f"/v1/batches/{batch_id}")["progress"])
         bar.update(task, description=tally.stage, completed=tally.finished, total=tally.total or None)
     return tally.stage
+
+
+def how_to_go_on(batch_id: str, event: Mapping[str, Any]) -> str:
+    """What refuses, by how much, and the way out."""
+    missing = event.get("missing_nanodollars", 0)
+    short = f", ${Money(missing).usd} short for the next call" if missing else ""
+    return f"Paused: the limit of the {event['scope']} refuses{short}. Raise it: assay limit {batch_id} USD"
 
 
 class Tally:
@@ -89,6 +99,11 @@ class Tally:
                 self.stage = event["to"]
             else:
                 self._move(event["from"], event["to"])
+
+    @staticmethod
+    def paused_by(kind: str, event: Mapping[str, Any]) -> bool:
+        """Whether this is the event of the batch's pause."""
+        return kind == "StatusChanged" and event["machine"] == "batch" and event["to"] == BatchState.PAUSED
 
     def correct(self, progress: dict[str, Any]) -> None:
         """Take over the stage and the counts."""

@@ -32,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.persist import FailureInput, PersistActivities
     from domain.batch import Counts, Pause, Progress
     from domain.identity import file_workflow_id, window_workflow_id
+    from domain.money import Money
     from domain.states import BatchState
     from domain.timings import WINDOW_FILES, Timings
 
@@ -491,7 +492,7 @@ def pause_line(pause: Pause | None) -> str:
     """What a paused batch or window waits for, as a line of its details."""
     if pause is None:
         return ""
-    missing = f", ${pause.missing_nanodollars / 1e9:.6f} short" if pause.missing_nanodollars else ""
+    missing = f", ${Money(pause.missing_nanodollars).usd} short" if pause.missing_nanodollars else ""
     return f"\n\n**Paused**: the limit of the {pause.scope} refuses{missing}"
 
 
