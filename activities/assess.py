@@ -11,6 +11,7 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from domain.batch import AgentState
+from domain.completion import Payer
 from domain.errors import EpochSuperseded
 from domain.ports import (
     AgentRun,
@@ -19,11 +20,11 @@ from domain.ports import (
     GradingAgent,
     Objects,
     StatePublisher,
+    SubmissionReader,
     Submissions,
     Threads,
 )
 from domain.states import FILE_MACHINE
-from domain.submission import read_submission
 
 
 @dataclass
@@ -57,6 +58,7 @@ class AssessActivities:
     submissions: Submissions
     exams: Exams
     objects: Objects
+    intake: SubmissionReader
     agent: GradingAgent
     states: StatePublisher
 
@@ -82,10 +84,20 @@ class AssessActivities:
         async with _reporting(self.states, input) as reporter:
             exam = await self.exams.read(submission.exam_id, submission.rubric_version)
             content = await self.objects.read(submission.object_key)
-            answers = read_submission(submission.name, content, [question.id for question in exam.questions])
+            answers = await self.intake.read(submission.name, content, exam.questions)
             restarts: list[str] = []
             outcome = await self.agent.assess(
-                AgentRun(thread_id, epoch, input.file_id, input.generation, input.model, exam, answers),
+                AgentRun(
+                    thread_id=thread_id,
+                    epoch=epoch,
+                    file_id=input.file_id,
+                    generation=input.generation,
+                    model=input.model,
+                    exam=exam,
+                    answers=answers,
+                    payer=Payer(tenant_id=input.tenant_id, batch_id=input.batch_id),
+                    secret=submission.tenant_secret,
+                ),
                 on_state=reporter.note,
                 on_restart=restarts.append,
                 draining=activity.is_worker_shutdown,

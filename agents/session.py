@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
+from langsmith import tracing_context
 
 from agents.grading.graph import GradingGraph, build_graph
 from agents.grading.state import (
@@ -22,6 +23,7 @@ from agents.grading.state import (
 )
 from domain.assessment import Assessment
 from domain.batch import AgentState
+from domain.completion import DEFAULT_MAX_TOKENS
 from domain.errors import AgentDrained, CorruptCheckpoint
 from domain.ports import AgentOutcome, AgentRun, Clock, Models
 
@@ -42,11 +44,13 @@ class GradingSession:
         open_saver: Callable[[int], Saver],
         clock: Clock,
         max_parallel: int = DEFAULT_MAX_PARALLEL,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         self._models = models
         self._open_saver = open_saver
         self._clock = clock
         self._max_parallel = max_parallel
+        self._max_tokens = max_tokens
         # eager: an event is delivered when it happens, not when the next model call returns
         self._graph = build_graph().copy({"stream_eager": True})
 
@@ -90,10 +94,12 @@ class GradingSession:
             control=control,
         )
         try:
-            # an error in a callback closes the graph's tasks before it goes on
-            async with aclosing(cast("_Events", events)) as stream:
-                async for mode, data in stream:
-                    narrator.hear(mode, data)
+            # an error in a callback closes the graph's tasks before it goes on; and nobody else gets to see
+            # a submission, whatever LangSmith's variables say
+            with tracing_context(enabled=False):
+                async with aclosing(cast("_Events", events)) as stream:
+                    async for mode, data in stream:
+                        narrator.hear(mode, data)
         except GraphDrained as drained:
             raise AgentDrained(f"Thread {run.thread_id} stopped after {narrator.state.node}.") from drained
 
@@ -108,6 +114,9 @@ class GradingSession:
             # not LangGraph's max_concurrency: that one also queues the saving of finished nodes
             # behind the model calls of unfinished ones
             slots=asyncio.Semaphore(self._max_parallel),
+            payer=run.payer,
+            secret=run.secret,
+            max_tokens=self._max_tokens,
         )
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.bodies import body_schema, parse_body, read_body
-from api.dependencies import Reader, Services, ServicesOf, Submitter, check_id
+from api.dependencies import Reader, ServicesOf, Submitter, check_id
 from api.errors import problems
 from api.idempotency import Creation, IdempotencyKey, create_once, request_fingerprint
 from api.money import format_usd, parse_usd
@@ -22,7 +22,7 @@ from domain.batch import (
     Counts,
     Progress,
 )
-from domain.errors import InvalidInput, KindNotAvailable, UnknownModel
+from domain.errors import InvalidInput, KindNotAvailable
 from domain.identity import batch_workflow_id
 from domain.states import BATCH_MACHINE, BatchState
 
@@ -236,7 +236,7 @@ async def open_batch(
 ) -> BatchView:
     """The pending batch."""
     opening = requested.opening()
-    _check_model(opening.model, services)
+    services.models.check(opening.model)
     creation = Creation(
         create=lambda batch_id: services.batches.open(
             caller.tenant_id, opening, trace_id_of(request.scope), batch_id
@@ -374,9 +374,3 @@ def progress_view(progress: Progress) -> ProgressView:
             scope=progress.pause.scope, missing_usd=format_usd(progress.pause.missing_nanodollars)
         ),
     )
-
-
-def _check_model(name: str, services: Services) -> None:
-    if name not in services.models:
-        known = ", ".join(services.models)
-        raise UnknownModel(f"model: {name!r} is not known here; known: {known}.", field="model")

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from api.metrics import ApiMetrics
 from api.singleflight import SingleFlight
+from domain.completion import ModelNames
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
 from domain.identity import is_segment
 from domain.ports import (
@@ -113,7 +114,7 @@ class Services:
     #: names of the parts that work without one of their resources right now
     degraded: Callable[[], list[str]]
     clock: Clock
-    models: tuple[str, ...]
+    models: ModelNames
     metrics: ApiMetrics
     limits: Limits = Limits()
     #: the resources without which the process cannot serve; absence of the others is degradation
@@ -144,8 +145,8 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="The ke
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="api_key", description="The key.")
 
 
-def require(scope: Scope) -> Callable[..., Awaitable[Caller]]:
-    """The dependency that answers the caller if its key has the scope, and the query is a declared one."""
+def require(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+    """The dependency that answers the caller if its key has one of the scopes, and the query is declared."""
 
     async def caller(
         request: Request,
@@ -153,7 +154,7 @@ def require(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         header: Annotated[str | None, Security(_header)],
     ) -> Caller:
-        caller = await authenticate(services, bearer.credentials if bearer else header, scope)
+        caller = await authenticate(services, bearer.credentials if bearer else header, *scopes)
         _refuse_undeclared_query(request)
         return caller
 
@@ -165,15 +166,15 @@ Submitter = Annotated[Caller, Depends(require("submit"))]
 Admin = Annotated[Caller, Depends(require("admin"))]
 
 
-async def authenticate(services: Services, secret: str | None, scope: Scope) -> Caller:
+async def authenticate(services: Services, secret: str | None, *scopes: Scope) -> Caller:
     """The caller of the key; raises `Unauthenticated` or `Forbidden`."""
     if not secret:
         raise Unauthenticated(
             "This request needs a key: send 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."
         )
     caller = await services.keys.authenticate(secret)
-    if scope not in caller.scopes and "admin" not in caller.scopes:
-        raise Forbidden(f"This key lacks the scope '{scope}'.")
+    if not {*scopes, "admin"} & set(caller.scopes):
+        raise Forbidden(f"This key lacks the scope {' or '.join(map(repr, scopes))}.")
     return caller
 
 

@@ -21,12 +21,14 @@ from domain.errors import (
     Conflict,
     EpochSuperseded,
     Forbidden,
+    InvalidExam,
     InvalidInput,
     LimitExceeded,
     NotFound,
     Unauthenticated,
     Unavailable,
     UnknownModel,
+    UnpricedModel,
 )
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,7 @@ STATUSES: Mapping[type[AssayError], int] = {
     LimitExceeded: 413,
     Unavailable: 503,
     UnknownModel: 422,
+    UnpricedModel: 422,
     EpochSuperseded: 409,
     AssayError: 500,
 }
@@ -60,6 +63,16 @@ class FieldProblem(BaseModel):
 
     field: str
     detail: str
+
+
+class ExamProblem(BaseModel):
+    """One mistake in an exam, with the line it stands in where that is known."""
+
+    field: str
+    line: int | None
+    column: int | None
+    message: str
+    remedy: str
 
 
 class Problem(BaseModel):
@@ -88,7 +101,7 @@ class Problem(BaseModel):
     code: str
     trace_id: str
     field: str | None = None
-    errors: list[FieldProblem] | None = None
+    errors: list[FieldProblem | ExamProblem] | None = None
 
 
 class ProblemResponse(JSONResponse):
@@ -115,8 +128,24 @@ def answer_error(scope: Scope, error: AssayError, **more: Any) -> ProblemRespons
     status = status_of(type(error))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request_failed", code=error.code, message=error.message, exc_info=not error.expected)
-    document = {**problem_of(error, trace_id_of(scope)), **more}
+    document = {**problem_of(error, trace_id_of(scope)), **_mistakes(error), **more}
     return ProblemResponse(document, status, headers=_headers(error, status))
+
+
+def _mistakes(error: AssayError) -> dict[str, Any]:
+    if not isinstance(error, InvalidExam) or not error.mistakes:
+        return {}
+    listed = [
+        ExamProblem(
+            field=each.path or "exam",
+            line=each.line,
+            column=each.column,
+            message=each.reason,
+            remedy=each.remedy,
+        )
+        for each in error.mistakes
+    ]
+    return {"errors": [each.model_dump() for each in listed]}
 
 
 def answer_defect(scope: Scope, error: Exception) -> ProblemResponse:

@@ -1,35 +1,37 @@
 """Exams with their rubrics: handed in as JSON or YAML, never edited in place."""
 
 import asyncio
-import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from api.bodies import read_body
-from api.dependencies import Reader, ServicesOf, Submitter, check_id
+from api.dependencies import Reader, ServicesOf, Submitter, check_id, require
 from api.errors import problems
 from api.idempotency import Creation, IdempotencyKey, create_once, request_fingerprint
 from api.pages import Page, PageNumber, PageSize
 from api.wire import ExamId
-from domain.errors import InvalidExam
-from domain.exam import Exam, read_exam
+from domain.errors import Forbidden
+from domain.exam import Exam
+from domain.exam_document import Format, read_document
+from domain.exam_schema import MEDIA_TYPE, SCHEMA_ID, exam_schema
+from domain.ports import Caller
 
-router = APIRouter(prefix="/v1/exams", tags=["exams"])
+router = APIRouter(prefix="/v1", tags=["exams"])
 
-JSON_TYPES = frozenset({"application/json"})
-YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
-
-#: an exam needs five levels; what goes deeper is meant to exhaust a stack
-MAX_DEPTH = 30
-#: integers beyond it are not exact in JSON, nor in a float
-MAX_INTEGER = 2**53
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+FORMATS: Mapping[str, Format] = {
+    "application/json": "json",
+    "application/yaml": "yaml",
+    "application/x-yaml": "yaml",
+    "text/yaml": "yaml",
+    "text/x-yaml": "yaml",
+}
 
 _EXAMPLE: dict[str, Any] = {
     "title": "Networks, midterm",
@@ -51,6 +53,22 @@ _EXAMPLE: dict[str, Any] = {
 _ID = "0197c1de-1111-7000-8000-000000000000"
 _SUMMARY: dict[str, Any] = {"id": _ID, "title": "Networks, midterm", "language": "en", "rubric_version": 1}
 
+_UNSAID: dict[str, Any] = {"answer": "", "accept": [], "tolerance": 0.0, "guidelines": "", "examples": []}
+_ASKED: dict[str, Any] = {"options": {}, "unit": ""}
+_WHOLE: dict[str, Any] = {
+    **_SUMMARY,
+    "max_points": 4.0,
+    "questions": [{**_UNSAID, **_ASKED, **each} for each in _EXAMPLE["questions"]],
+}
+_FOR_STUDENTS: dict[str, Any] = {
+    **_SUMMARY,
+    "max_points": 4.0,
+    "questions": [
+        {**{name: each[name] for name in ("id", "type", "prompt", "points")}, **_ASKED}
+        for each in _EXAMPLE["questions"]
+    ],
+}
+
 
 class CriterionView(BaseModel):
     """One thing that earns points."""
@@ -58,6 +76,14 @@ class CriterionView(BaseModel):
     id: str
     points: float
     description: str
+
+
+class GradedExampleView(BaseModel):
+    """An answer that a teacher has marked."""
+
+    answer: str
+    points: float
+    by_criterion: dict[str, float]
 
 
 class QuestionView(BaseModel):
@@ -73,6 +99,20 @@ class QuestionView(BaseModel):
     tolerance: float
     unit: str
     reference: str
+    options: dict[str, str]
+    guidelines: str
+    examples: list[GradedExampleView]
+
+
+class StudentQuestionView(BaseModel):
+    """A question as students may see it."""
+
+    id: str
+    type: str
+    prompt: str
+    points: float
+    options: dict[str, str]
+    unit: str
 
 
 class ExamSummary(BaseModel):
@@ -89,28 +129,19 @@ class ExamSummary(BaseModel):
 class ExamView(ExamSummary):
     """An exam at its newest rubric version."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    **_SUMMARY,
-                    "max_points": 4.0,
-                    "questions": [
-                        {
-                            "answer": "",
-                            "accept": [],
-                            "tolerance": 0.0,
-                            "unit": "",
-                            **_EXAMPLE["questions"][0],
-                        }
-                    ],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_WHOLE]})
 
     max_points: float
     questions: list[QuestionView]
+
+
+class StudentExamView(ExamSummary):
+    """An exam without anything that helps to answer it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_FOR_STUDENTS]})
+
+    max_points: float
+    questions: list[StudentQuestionView]
 
 
 async def _body(request: Request, caller: Submitter, services: ServicesOf) -> bytes:
@@ -129,7 +160,7 @@ _BODY = {
 
 
 @router.post(
-    "",
+    "/exams",
     status_code=201,
     summary="Hand in an exam",
     description="Questions with their rubrics, as JSON or YAML. The exam starts at rubric version 1.",
@@ -160,7 +191,7 @@ async def create_exam(
 
 
 @router.get(
-    "",
+    "/exams",
     summary="List the exams",
     description="Newest first, without their questions.",
     responses=problems(401, 403, 422, 503),
@@ -174,90 +205,63 @@ async def list_exams(
     return Page(items=items, page=page, page_size=page_size, total=total)
 
 
+Viewer = Annotated[Caller, Depends(require("read", "submit"))]
+View = Annotated[
+    Literal["grader", "student"] | None,
+    Query(
+        description="`student` leaves out what students must not see; a key without `read` gets that alone."
+    ),
+]
+
+
 @router.get(
-    "/{exam_id}",
+    "/exams/{exam_id}",
     summary="Read an exam",
-    description="With its questions and rubrics, at the newest rubric version.",
-    responses=problems(401, 403, 404, 422, 503),
+    description=(
+        "With its questions and rubrics, at the newest rubric version. A student's view has neither answers, "
+        "references, guidelines, examples nor criteria, whose descriptions often tell the answer."
+    ),
+    responses={
+        200: {"content": {"application/json": {"example": _WHOLE}}},
+        **problems(401, 403, 404, 422, 503),
+    },
 )
-async def read_one_exam(exam_id: ExamId, caller: Reader, services: ServicesOf) -> ExamView:
+async def read_one_exam(
+    exam_id: ExamId, caller: Viewer, services: ServicesOf, view: View = None
+) -> ExamView | StudentExamView:
     """The exam with its questions."""
-    return _view(await services.exams.read_of_tenant(caller.tenant_id, check_id("exam", exam_id)))
+    grades = bool({"read", "admin"} & set(caller.scopes))
+    if view == "grader" and not grades:
+        raise Forbidden(
+            "This key lacks the scope 'read'; without it, view=student is what there is.", field="view"
+        )
+    exam = await services.exams.read_of_tenant(caller.tenant_id, check_id("exam", exam_id))
+    return _view(exam) if grades and view != "student" else _student_view(exam)
+
+
+class SchemaResponse(JSONResponse):
+    """A JSON Schema as the answer."""
+
+    media_type = MEDIA_TYPE
+
+
+@router.get(
+    "/schemas/exam",
+    summary="Read the schema of exams",
+    description="The JSON Schema of an exam's file, for editors and programs; needs no key.",
+    response_class=SchemaResponse,
+    responses={200: {"content": {MEDIA_TYPE: {"example": {"$id": SCHEMA_ID}}}}},
+)
+async def read_schema() -> SchemaResponse:
+    """The schema under its stable `$id`."""
+    return SchemaResponse(exam_schema())
 
 
 def parse_exam(body: bytes, content_type: str) -> Exam:
-    """The exam in a JSON or YAML body; `InvalidExam` names the line or the field at fault."""
-    if content_type in JSON_TYPES:
-        document = _from_json(body)
-    elif content_type in YAML_TYPES:
-        document = _from_yaml(body)
-    else:
+    """The exam in a JSON or YAML body; `InvalidExam` has every mistake with its line."""
+    if content_type not in FORMATS:
         raise HTTPException(415, f"{content_type}: send the exam as application/json or application/yaml.")
-    _check_storable(document, "")
-    return read_exam(document)
-
-
-def _from_json(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidExam(f"No valid JSON: {where}: {error.msg}.", field="body") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidExam(f"No valid JSON: {type(error).__name__}.", field="body") from error
-
-
-def _from_yaml(body: bytes) -> object:
-    try:
-        text = body.decode("utf-8-sig")
-        _check_shape(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # the safe loader, in C where there is one
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidExam(f"No valid YAML: {where}{error.problem or error.context}.", field="body") from error
-    except UnicodeDecodeError as error:
-        raise InvalidExam(f"No valid YAML: byte {error.start} is not UTF-8 text.", field="body") from error
-    # YAML's own scalars (dates, numbers) fail as plain ValueErrors
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidExam(f"No valid YAML: {reason}.", field="body") from error
-
-
-def _check_shape(text: str) -> None:
-    """Refuse aliases (a few lines of them expand without bound) and depths that exhaust a stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            line = _line(event)
-            raise InvalidExam(f"line {line}: write it out; aliases (*name) are not read.", field="body")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            line = _line(event)
-            raise InvalidExam(f"line {line}: nested deeper than {MAX_DEPTH} levels.", field="body")
-
-
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 0
-
-
-def _check_storable(value: object, where: str, depth: int = 0) -> None:
-    """Refuse what parsers let through and no store keeps: NUL, half surrogates, endless numbers."""
-    if depth > MAX_DEPTH:
-        raise InvalidExam(f"{where[:100]}: nested deeper than {MAX_DEPTH} levels.", field="body")
-    if isinstance(value, str) and ("\0" in value or any("\ud800" <= each <= "\udfff" for each in value)):
-        raise InvalidExam(
-            f"{where}: holds a character that is no text (NUL or half a surrogate).", field=where
-        )
-    if isinstance(value, (int, float)) and not abs(value) <= MAX_INTEGER:
-        raise InvalidExam(f"{where}: expected a number between -2^53 and 2^53.", field=where)
-    if isinstance(value, dict):
-        for key, each in value.items():
-            _check_storable(key, f"{where}.{key}".lstrip("."), depth)
-            _check_storable(each, f"{where}.{key}".lstrip("."), depth + 1)
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            _check_storable(each, f"{where}[{index}]", depth + 1)
+    return read_document(body, FORMATS[content_type]).exam()
 
 
 def _summary(exam: Exam) -> ExamSummary:
@@ -267,4 +271,31 @@ def _summary(exam: Exam) -> ExamSummary:
 
 
 def _view(exam: Exam) -> ExamView:
-    return ExamView.model_validate({**asdict(exam), "max_points": exam.max_points})
+    questions = [
+        {
+            **asdict(question),
+            "options": dict(question.options),
+            "examples": [
+                {**asdict(each), "by_criterion": dict(each.by_criterion)} for each in question.examples
+            ],
+        }
+        for question in exam.questions
+    ]
+    return ExamView.model_validate(
+        {**_summary(exam).model_dump(), "max_points": exam.max_points, "questions": questions}
+    )
+
+
+def _student_view(exam: Exam) -> StudentExamView:
+    questions = [
+        StudentQuestionView(
+            id=question.id,
+            type=question.type,
+            prompt=question.prompt,
+            points=question.points,
+            options=dict(question.options),
+            unit=question.unit,
+        )
+        for question in exam.questions
+    ]
+    return StudentExamView(**_summary(exam).model_dump(), max_points=exam.max_points, questions=questions)

@@ -176,7 +176,7 @@ async def _statement(
 ) -> Statement:
     _check_utf8(request)
     return Statement(
-        name=_check_name(name),
+        name=check_name(name),
         sha256=_check_digest(sha256 or sha256_header),
         size_bytes=size,
         vehicle_id=_check_text("vehicle_id", vehicle_id),
@@ -208,7 +208,7 @@ async def put_file(
 ) -> FileView:
     """The stored file."""
     check_length(request, services.limits.max_file_bytes, "max_file_bytes")
-    stored = await _store(services, caller, check_id("batch", batch_id), statement, request.stream())
+    stored = await store_upload(services, caller, check_id("batch", batch_id), statement, request.stream())
     response.status_code = 201 if stored.created else 200
     return file_view(stored.file)
 
@@ -251,7 +251,7 @@ async def post_files(
             async for part in parts:
                 _check_count(len(stored) + 1, services.limits.max_files)
                 statement = _part_statement(part, common)
-                stored.append(await _store(services, caller, batch_id, statement, part.chunks))
+                stored.append(await store_upload(services, caller, batch_id, statement, part.chunks))
         if not stored:
             raise InvalidInput("The body has no file; send each as a part with a filename.", field="body")
     except AssayError as error:
@@ -265,9 +265,10 @@ async def post_files(
     return UploadedFiles(files=[file_view(each.file) for each in stored])
 
 
-async def _store(
+async def store_upload(
     services: Services, caller: Caller, batch_id: str, statement: Statement, chunks: AsyncIterator[bytes]
 ) -> StoredUpload:
+    """Stream the file to the object store and write its row; what is refused leaves nothing behind."""
     await services.batches.check_accepts(caller.tenant_id, batch_id, statement.name)
     arrival = Arrival(statement, services.limits.max_file_bytes)
     # an id for each attempt: two uploads of one name never write, or remove, each other's object
@@ -337,7 +338,7 @@ def _part_statement(part: Part, common: Statement) -> Statement:
             field=head.field_name,
         )
     return Statement(
-        name=_check_name(head.file_name),
+        name=check_name(head.file_name),
         sha256=_check_digest(head.headers.get(DIGEST_HEADER.lower())),
         vehicle_id=common.vehicle_id,
         vin=common.vin,
@@ -350,7 +351,8 @@ def _check_count(count: int, at_most: int) -> None:
         raise LimitExceeded(f"The request has more than {at_most:,} files (max_files).", field="body")
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """The name, if a file can have it; raises `InvalidInput`."""
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise InvalidInput(
             f"name: {len(name)} characters; between 1 and {MAX_NAME_LENGTH} are possible.", field="name"

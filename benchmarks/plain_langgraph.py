@@ -30,6 +30,7 @@ from psycopg_pool import AsyncConnectionPool
 from agents.grading.graph import GradingGraph, build_graph
 from agents.grading.state import Context
 from benchmarks.material import ANSWER, INSTANT, exam_document
+from domain.completion import Payer
 from domain.exam import read_exam
 from gateway.scripted import ScriptedModel
 from runtime.settings import PostgresSettings, WorkerSettings
@@ -81,6 +82,8 @@ async def _run(graph: GradingGraph, model: ScriptedModel) -> None:
         file_id=str(uuid.uuid4()),
         generation=1,
         slots=asyncio.Semaphore(WorkerSettings().max_parallel_calls),
+        payer=Payer(),
+        secret=b"benchmark",
     )
     config: RunnableConfig = {"configurable": {"thread_id": context.file_id}}
     state = await graph.ainvoke(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from domain.errors import UnknownModel
 from domain.exam import Question
 from domain.identity import LogicalStep
 
+PROVIDER_SEPARATOR = ":"
 #: what a reply may have at most where the request does not say
 DEFAULT_MAX_TOKENS = 2_000
 
@@ -91,6 +93,28 @@ class CompletionRequest:
             "max_tokens": self.max_tokens,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """The models that can be asked for: some by name, and any name of a provider, as `provider:name`."""
+
+    names: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    #: providers that could be there, and what each is missing
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, name: str) -> None:
+        """Raise `UnknownModel` with those that are known, unless something serves the name."""
+        provider, _, rest = name.partition(PROVIDER_SEPARATOR)
+        if name in self.names or (provider in self.providers and rest):
+            return
+        reason = f": {self.absent[provider]}" if rest and provider in self.absent else ""
+        raise UnknownModel(f"model: {name!r} is not known here{reason}; known: {self}.", field="model")
+
+    def __str__(self) -> str:
+        providers = (f"{each}{PROVIDER_SEPARATOR}…" for each in sorted(self.providers))
+        return ", ".join((*sorted(self.names), *providers)) or "none"
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,22 @@ AssayError
 │   ├── FileExists
 │   ├── IdempotencyMismatch
 │   ├── IllegalTransition
-│   └── DigestMismatch
+│   ├── DigestMismatch
+│   ├── LedgerConflict
+│   └── HoldExpired
 ├── LimitExceeded             a stated limit; the message names it
 │   └── PromptTooLong         more than the model can read at once
 ├── BudgetExhausted           a limit of money refuses a call; says which and by how much
+├── UnpricedModel             no price is known, and no call costs zero silently
 ├── Unavailable               something we need does not answer; try again
 │   ├── PostgresUnavailable
 │   │   └── PoolExhausted
 │   ├── RedisUnavailable
 │   ├── ObjectStoreUnavailable
 │   ├── TemporalUnavailable
-│   └── ModelUnavailable
+│   ├── ModelUnavailable
+│   └── LedgerUnavailable
+│       └── LedgerOverloaded
 ├── ModelReplyInvalid         a model answered something that is no answer
 ├── UnknownModel              no upstream of that name
 ├── ModelRefused              a provider refuses the call as it was made; trying again does not help
@@ -163,6 +168,18 @@ class DigestMismatch(Conflict):
     code = "digest_mismatch"
 
 
+class LedgerConflict(Conflict):
+    """An event of the ledger was written before with another content."""
+
+    code = "ledger_conflict"
+
+
+class HoldExpired(Conflict):
+    """A hold was cancelled before it was dispatched; begin the call again."""
+
+    code = "hold_expired"
+
+
 class LimitExceeded(AssayError):
     """A stated limit was passed; the message names it."""
 
@@ -190,6 +207,12 @@ class BudgetExhausted(AssayError):
     def facts(self) -> dict[str, str | int]:
         """The scope and the amount, too."""
         return super().facts() | {"scope": self.scope, "missing_nanodollars": self.missing_nanodollars}
+
+
+class UnpricedModel(AssayError):
+    """No price is known for what a call would use."""
+
+    code = "unpriced_model"
 
 
 class Unavailable(AssayError):
@@ -251,6 +274,18 @@ class ModelUnavailable(Unavailable):
         if retry_after_seconds is not None:
             self.retry_after_seconds = retry_after_seconds
         self.in_doubt = in_doubt
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger cannot say now whether a call may be paid; what was written stays written."""
+
+    code = "ledger_unavailable"
+
+
+class LedgerOverloaded(LedgerUnavailable):
+    """The ledger's queue stayed full until the caller's deadline; nothing was written."""
+
+    code = "ledger_overloaded"
 
 
 class ModelReplyInvalid(AssayError):

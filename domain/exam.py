@@ -3,23 +3,32 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, NoReturn
 
 from domain.errors import InvalidExam
-from domain.identity import is_segment
+from domain.fields import MAX_NUMBER, UNREAD, Mistake, Section, path_of, top_section
+from domain.fields import NO_CHARACTER as NO_CHARACTER  # what reads submissions looks for it here
 
 MAX_QUESTIONS = 200
 MAX_CRITERIA = 50
 MAX_ACCEPTED = 100
-MAX_TEXT_LENGTH = 20_000
+MAX_EXAMPLES = 200
+MAX_OPTIONS = 26
+MAX_TITLE_LENGTH = 500
+MAX_LANGUAGE_LENGTH = 35
+MAX_UNIT_LENGTH = 50
 MAX_POINTS = 1_000.0
-#: beyond it no points and no tolerance make sense; NaN and infinity fail the comparison too
-MAX_NUMBER = 1e100
-#: what JSON's escapes can write and neither UTF-8 nor Postgres takes: NUL and halves of characters
-NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+#: how a unit can stand behind a number in an answer: one word, or two with a slash
+UNIT_PATTERN = r"%|°[CF]?|[€$]|[^\W\d_]+(?:/[^\W\d_]+)?"
+#: the letters of a choice: C; A, C; AC
+LETTERS_PATTERN = r"[A-Z]+|[A-Za-z](?:[\s,;/&+、]+[A-Za-z])*"
+#: a tolerance as a share of the answer: 2%
+SHARE_PATTERN = r"([0-9]+(?:\.[0-9]+)?)\s*%"
+MAX_SHARE = 100.0
+
+_OPTION = re.compile(r"^\s*\(?(?P<letter>[A-Z])[).:、]\s*(?P<text>\S.*?)\s*$", re.MULTILINE)
 
 
 class QuestionType(StrEnum):
@@ -79,6 +88,11 @@ class Question:
     guidelines: str = ""
     examples: tuple[GradedExample, ...] = ()
 
+    def choices(self) -> dict[str, str]:
+        """The text of each choice by its letter: those of the prompt's lines, and `options` before them."""
+        in_prompt = {each["letter"]: each["text"] for each in _OPTION.finditer(self.prompt)}
+        return in_prompt | dict(self.options)
+
     def rubric_hash(self) -> str:
         """The SHA-256, in hex, of everything that decides this question's marks."""
         document = asdict(self)
@@ -113,66 +127,230 @@ class Exam:
         raise KeyError(question_id)
 
 
+#: a value for each field, for the remedy where it is missing, for the schema and for the documents
+SAMPLES: Mapping[str, str] = {
+    "title": "Networks, midterm",
+    "language": "en",
+    "questions": "[…]",
+    "id": "q1",
+    "type": "short_answer",
+    "prompt": "Which port does HTTPS use?",
+    "points": "2",
+    "answer": "443",
+    "tolerance": "0.5",
+    "unit": "ms",
+    "reference": "What a full answer says.",
+    "criteria": "[{id: c1, points: 2, description: Names the port.}]",
+    "description": "Names the port.",
+}
+_COMMON = ("id", "type", "prompt", "points", "criteria", "guidelines")
+_CLOSED = (*_COMMON, "answer", "accept")
+_OPEN = (*_COMMON, "reference", "examples")
+#: the fields of a question by its type
+FIELDS: Mapping[QuestionType, tuple[str, ...]] = {
+    QuestionType.EXACT: _CLOSED,
+    QuestionType.MULTIPLE_CHOICE: (*_CLOSED, "options"),
+    QuestionType.NUMERIC: (*_CLOSED, "tolerance", "unit"),
+    QuestionType.SHORT_ANSWER: _OPEN,
+    QuestionType.ESSAY: _OPEN,
+    QuestionType.CODE: _OPEN,
+}
+_RULES_DECIDE = "Remove it: rules decide this type, from `answer`."
+_ELSEWHERE = {
+    "answer": "Remove it: this type is marked by `criteria`; a model answer goes into `reference`.",
+    "accept": "Remove it: this type is marked by `criteria`, not by comparing texts.",
+    "options": "Remove it: only multiple_choice has options.",
+    "tolerance": "Remove it: only numeric has a tolerance.",
+    "unit": "Remove it: only numeric has a unit.",
+    "reference": _RULES_DECIDE,
+    "examples": _RULES_DECIDE,
+}
+
+
 def read_exam(document: object) -> Exam:
-    """The exam that a parsed YAML or JSON document describes; `InvalidExam` names the field at fault."""
-    top = _Section(document, "")
+    """The exam that a parsed YAML or JSON document describes; `InvalidExam` has every mistake."""
+    exam, mistakes = _read(document)
+    if exam is None or mistakes:
+        raise InvalidExam.of(mistakes)
+    return exam
+
+
+def check_exam(document: object) -> tuple[Mistake, ...]:
+    """Every mistake in a parsed document, up to `MAX_MISTAKES`; none if it is an exam."""
+    return tuple(_read(document)[1])
+
+
+def _read(document: object) -> tuple[Exam | None, list[Mistake]]:
+    top, mistakes = top_section(document, SAMPLES)
+    if top is None:
+        return None, mistakes
     top.allow("title", "language", "questions")
-    questions = tuple(
-        _read_question(section) for section in top.sections("questions", at_most=MAX_QUESTIONS, at_least=1)
-    )
-    _refuse_repeats([question.id for question in questions], "questions", "id")
-    return Exam(
-        title=top.text("title", at_most=500),
-        language=top.text("language", default="en", at_most=35),
-        questions=questions,
-    )
+    title = top.text("title", at_most=MAX_TITLE_LENGTH)
+    language = top.text("language", default="en", at_most=MAX_LANGUAGE_LENGTH)
+    questions = [
+        _read_question(each) for each in top.sections("questions", at_least=1, at_most=MAX_QUESTIONS)
+    ]
+    top.refuse_repeats("questions", [question.id for question in questions])
+    return Exam(title=title, questions=tuple(questions), language=language), mistakes
 
 
-def _read_question(section: "_Section") -> Question:
+def _read_question(section: Section) -> Question:
     type_ = section.choice("type", QuestionType)
-    section.allow(
-        "id",
-        "type",
-        "prompt",
-        "points",
-        *(("answer", "accept") if type_.closed else ("reference",)),
-        *(("tolerance", "unit") if type_ is QuestionType.NUMERIC else ()),
-        "criteria",
-    )
-    points = section.number("points", above=0, at_most=MAX_POINTS)
-    criteria = tuple(
-        _read_criterion(each)
-        for each in section.sections("criteria", at_most=MAX_CRITERIA, at_least=0 if type_.closed else 1)
-    )
-    if type_.closed and len(criteria) > 1:
-        section.fail("criteria", f"a {type_} question has one criterion at most: it is right or wrong")
-    if not criteria:
-        criteria = (Criterion("correct", points, "The answer is correct."),)
-    _refuse_repeats([criterion.id for criterion in criteria], section.path("criteria"), "id")
-    answer = section.text("answer", at_most=MAX_TEXT_LENGTH) if type_.closed else ""
-    if type_ is QuestionType.NUMERIC and parse_number(answer) is None:
-        section.fail("answer", f"{answer!r} is no number")
-    return Question(
+    every = tuple(dict.fromkeys(name for names in FIELDS.values() for name in names))
+    section.allow(*(FIELDS[type_] if type_ else every), elsewhere=_ELSEWHERE)
+    question = Question(
         id=section.identifier("id"),
-        type=type_,
-        prompt=section.text("prompt", at_most=MAX_TEXT_LENGTH),
-        points=points,
-        criteria=criteria,
-        answer=answer,
-        accept=section.texts("accept", at_most=MAX_ACCEPTED),
-        tolerance=section.number("tolerance", default=0.0, at_least=0),
-        unit=section.text("unit", default="", at_most=50),
-        reference="" if type_.closed else section.text("reference", at_most=MAX_TEXT_LENGTH),
+        type=type_ or QuestionType.ESSAY,
+        prompt=section.text("prompt"),
+        points=section.number("points", above=0, at_most=MAX_POINTS),
+        criteria=(),
+        guidelines=section.text("guidelines", default=""),
     )
+    if type_ is None:
+        return question
+    return _read_closed(section, question) if type_.closed else _read_open(section, question)
 
 
-def _read_criterion(section: "_Section") -> Criterion:
+def _read_open(section: Section, question: Question) -> Question:
+    question = replace(
+        question,
+        reference=section.text("reference"),
+        criteria=_read_criteria(section, question.points, at_least=1, at_most=MAX_CRITERIA),
+    )
+    examples = section.sections("examples", at_least=0, at_most=MAX_EXAMPLES)
+    return replace(question, examples=tuple(_read_example(each, question) for each in examples))
+
+
+def _read_closed(section: Section, question: Question) -> Question:
+    criteria = _read_criteria(section, question.points, at_least=0, at_most=1)
+    question = replace(
+        question,
+        criteria=criteria or (Criterion("correct", question.points, "The answer is correct."),),
+        answer=section.text("answer"),
+        accept=section.texts("accept", at_most=MAX_ACCEPTED),
+    )
+    if question.type is QuestionType.MULTIPLE_CHOICE:
+        return _read_choice(section, question)
+    return _read_numeric(section, question) if question.type is QuestionType.NUMERIC else question
+
+
+def _read_criteria(section: Section, cap: float, *, at_least: int, at_most: int) -> tuple[Criterion, ...]:
+    before = len(section.mistakes)
+    entries = section.sections("criteria", at_least=at_least, at_most=at_most)
+    criteria = tuple(_read_criterion(each) for each in entries)
+    section.refuse_repeats("criteria", [criterion.id for criterion in criteria])
+    total = sum(criterion.points for criterion in criteria)
+    # a sum is judged only where all of it was read; binary fractions: 0.1 + 0.2 is not 0.3
+    if criteria and len(section.mistakes) == before and round(total, 6) < round(cap, 6):
+        section.note(
+            "criteria",
+            f"add up to {total:g} points, but the question has {cap:g}",
+            f"Add criteria, or set the question's points to {total:g}: nobody can earn the rest.",
+        )
+    return criteria
+
+
+def _read_criterion(section: Section) -> Criterion:
     section.allow("id", "points", "description")
     return Criterion(
         id=section.identifier("id"),
         points=section.number("points", above=0, at_most=MAX_POINTS),
-        description=section.text("description", at_most=MAX_TEXT_LENGTH),
+        description=section.text("description"),
     )
+
+
+def _read_example(section: Section, question: Question) -> GradedExample:
+    section.allow("answer", "points")
+    answer = section.text("answer")
+    if isinstance(section.content.get("points"), Mapping) and (marks := section.section("points")):
+        by_criterion = _read_marks(marks, question.criteria)
+        total = round(sum(points for _, points in by_criterion), 2)
+        return GradedExample(answer, min(question.points, total), by_criterion)
+    return GradedExample(answer, section.number("points", at_most=_bound(question.points)))
+
+
+def _read_marks(section: Section, criteria: tuple[Criterion, ...]) -> tuple[tuple[str, float], ...]:
+    """An example's points by criterion, each of them stated."""
+    section = replace(section, samples={criterion.id: "0" for criterion in criteria})
+    section.allow(*(criterion.id for criterion in criteria))
+    return tuple(
+        (criterion.id, section.number(criterion.id, at_most=_bound(criterion.points)))
+        for criterion in criteria
+        if criterion.id
+    )
+
+
+def _bound(points: float) -> float:
+    """The most that can be earned; where that could not be read, the most that there is."""
+    return points if points == points else MAX_POINTS
+
+
+def _answers(question: Question) -> Iterator[tuple[str, str]]:
+    """The answer and those accepted beside it, each with its place, where there is a text."""
+    places = ("answer", *(path_of("accept", index) for index in range(len(question.accept))))
+    yield from (pair for pair in zip(places, (question.answer, *question.accept), strict=True) if pair[1])
+
+
+def _read_choice(section: Section, question: Question) -> Question:
+    options = _read_options(section)
+    for place, text in _answers(question):
+        letters = choice_letters(text)
+        if not letters:
+            remedy = "Name the letters of the right options, such as C or A, C."
+            section.note(place, f"{text[:40]!r} is no choice", remedy)
+        elif options and (strange := sorted(letters - dict(options).keys())):
+            known = ", ".join(letter for letter, _ in options)
+            section.note(place, f"{', '.join(strange)} is not among the options", f"The options are {known}.")
+    return replace(question, options=options)
+
+
+def _read_options(section: Section) -> tuple[tuple[str, str], ...]:
+    if "options" not in section.content or (texts := section.section("options")) is None:
+        return ()
+    if not 2 <= len(texts.content) <= MAX_OPTIONS:
+        remedy = f"Write between 2 and {MAX_OPTIONS} of them."
+        section.note("options", f"{len(texts.content)} cannot be chosen from", remedy)
+    letters = [name for name in texts.content if isinstance(name, str) and re.fullmatch("[A-Z]", name)]
+    for name in texts.content:
+        if name not in letters:
+            texts.note(str(name)[:40], "is no option's letter", "Name the options A, B, C and so on.")
+    return tuple((letter, texts.text(letter)) for letter in letters)
+
+
+def choice_letters(text: str) -> frozenset[str]:
+    """The letters that a text such as `C`, `A, C` or `AC` names; none if it is another text."""
+    if not re.fullmatch(LETTERS_PATTERN, text.strip()):
+        return frozenset()
+    return frozenset(re.findall("[A-Z]", text.upper()))
+
+
+def _read_numeric(section: Section, question: Question) -> Question:
+    for place, text in _answers(question):
+        if parse_number(text) is None:
+            section.note(place, f"{text[:40]!r} is no number", "Write the number alone; `unit` has the unit.")
+    unit = section.text("unit", default="", at_most=MAX_UNIT_LENGTH)
+    if unit and not re.fullmatch(UNIT_PATTERN, unit):
+        remedy = "Use one word, such as ms, m/s or packets, or leave the unit out."
+        section.note("unit", f"{unit!r} cannot be found in answers", remedy)
+    return replace(question, unit=unit, tolerance=_read_tolerance(section, parse_number(question.answer)))
+
+
+def _read_tolerance(section: Section, answer: float | None) -> float:
+    value = section.content.get("tolerance", 0)
+    if not isinstance(value, str):
+        return section.number("tolerance", at_most=MAX_NUMBER) if "tolerance" in section.content else 0.0
+    share = re.fullmatch(SHARE_PATTERN, value.strip())
+    if share is None or float(share[1]) > MAX_SHARE:
+        remedy = "Write a number without quotes, such as 0.5, or a share of the answer, such as 2%."
+        section.note("tolerance", f"{value[:40]!r} is no tolerance", remedy)
+        return UNREAD
+    if answer is None:
+        return UNREAD
+    tolerance = abs(answer) * float(share[1]) / 100
+    if not 0 < tolerance <= MAX_NUMBER:
+        remedy = "Write the tolerance as a number, such as 0.5."
+        section.note("tolerance", f"{value} of {answer:g} is no tolerance", remedy)
+    return tolerance
 
 
 def parse_number(text: str) -> float | None:
@@ -192,119 +370,3 @@ def parse_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if number == number and abs(number) != float("inf") else None
-
-
-def _refuse_repeats(values: Sequence[str], where: str, field_name: str) -> None:
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if value in seen:
-            path = f"{where}[{index}].{field_name}"
-            raise InvalidExam(f"{path}: {value!r} is there twice; ids are unique.", field=path)
-        seen.add(value)
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A mapping of the document with the path to it, for messages that name the field."""
-
-    value: Any
-    where: str
-    content: Mapping[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.value, Mapping):
-            where = self.where or "exam"
-            raise InvalidExam(f"{where}: expected a mapping of fields, got {_kind(self.value)}.", field=where)
-        object.__setattr__(self, "content", self.value)
-
-    def path(self, name: str) -> str:
-        return f"{self.where}.{name}" if self.where else name
-
-    def fail(self, name: str, reason: str) -> NoReturn:
-        path = self.path(name)
-        raise InvalidExam(f"{path}: {reason}.", field=path)
-
-    def allow(self, *names: str) -> None:
-        for name in self.content:
-            if name not in names:
-                shown = name if isinstance(name, str) and name and name.isprintable() else repr(name)
-                self.fail(shown[:80], f"unknown field; known here: {', '.join(names)}")
-
-    def text(self, name: str, *, default: str | None = None, at_most: int) -> str:
-        value = self.content.get(name, default)
-        if value is None:
-            self.fail(name, "required")
-        text = self._plain(name, value, at_most)
-        if not text and default is None:
-            self.fail(name, "must not be empty")
-        return text
-
-    def texts(self, name: str, *, at_most: int) -> tuple[str, ...]:
-        values = self._list(name, at_least=0, at_most=at_most)
-        return tuple(
-            self._plain(f"{name}[{index}]", each, MAX_TEXT_LENGTH) for index, each in enumerate(values)
-        )
-
-    def _plain(self, name: str, value: object, at_most: int) -> str:
-        # YAML reads `answer: 80` as a number and `answer: yes` as a truth value
-        if isinstance(value, bool):
-            self.fail(name, "YAML reads this as true or false; put it in quotes")
-        if not isinstance(value, (str, int, float)):
-            self.fail(name, f"expected text, got {_kind(value)}")
-        text = str(value).strip()
-        if NO_CHARACTER.search(text):
-            self.fail(name, "holds a NUL or half a character, which is no text")
-        if len(text) > at_most:
-            self.fail(name, f"{len(text):,} characters; the limit is {at_most:,}")
-        return text
-
-    def identifier(self, name: str) -> str:
-        text = self.text(name, at_most=50)
-        if not is_segment(text):
-            self.fail(name, f"{text!r} is no id; use letters, digits, '_', '-' and '.'")
-        return text
-
-    def choice(self, name: str, options: type[QuestionType]) -> QuestionType:
-        text = self.text(name, at_most=50)
-        try:
-            return options(text)
-        except ValueError:
-            self.fail(name, f"{text!r} is not one of {', '.join(options)}")
-
-    def number(
-        self,
-        name: str,
-        *,
-        default: float | None = None,
-        above: float | None = None,
-        at_least: float | None = None,
-        at_most: float | None = None,
-    ) -> float:
-        value = self.content.get(name, default)
-        if value is None:
-            self.fail(name, "required")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_NUMBER:
-            self.fail(name, f"expected a number, got {_kind(value)}")
-        if above is not None and value <= above:
-            self.fail(name, f"must be more than {above:g}")
-        if at_least is not None and value < at_least:
-            self.fail(name, f"must be at least {at_least:g}")
-        if at_most is not None and value > at_most:
-            self.fail(name, f"must be at most {at_most:g}")
-        return float(value)
-
-    def sections(self, name: str, *, at_least: int, at_most: int) -> "list[_Section]":
-        values = self._list(name, at_least=at_least, at_most=at_most)
-        return [_Section(each, f"{self.path(name)}[{index}]") for index, each in enumerate(values)]
-
-    def _list(self, name: str, *, at_least: int, at_most: int) -> Sequence[Any]:
-        value = self.content.get(name, [])
-        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-            self.fail(name, f"expected a list, got {_kind(value)}")
-        if not at_least <= len(value) <= at_most:
-            self.fail(name, f"has {len(value)} entries; between {at_least} and {at_most} are possible")
-        return value
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {value!r}"[:80]

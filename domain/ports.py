@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from domain.assessment import Assessment
 from domain.batch import AgentState, Batch, BatchOpening, Counts, Pause, Progress, ProgressEvent, StoredFile
 from domain.completion import CompletionReply, CompletionRequest, Payer
-from domain.exam import Exam
+from domain.estimates import FileSize
+from domain.exam import Exam, Question
+from domain.prices import ModelPrices
 from domain.states import BatchState, FileState
 
 
@@ -28,6 +30,26 @@ class Models(Protocol):
 
         Raises `ModelUnavailable`, `UnknownModel`, `ModelRefused` or `PromptTooLong`.
         """
+        ...
+
+
+class Prices(Protocol):
+    """What models cost."""
+
+    async def of_model(self, name: str) -> ModelPrices:
+        """The model's prices; raises `UnpricedModel`, which names the way out."""
+        ...
+
+
+class TokenRatios(Protocol):
+    """How many tokens a family of models makes of a byte, as counted so far."""
+
+    async def add(self, family: str, calls_by_hundredths: Mapping[int, int]) -> None:
+        """Count more calls."""
+        ...
+
+    async def of_family(self, family: str) -> Mapping[int, int]:
+        """Calls by hundredths of a token for a byte."""
         ...
 
 
@@ -196,6 +218,10 @@ class Batches(Protocol):
         self, tenant_id: str, batch_id: str, page: int, page_size: int
     ) -> tuple[list[StoredFile], int]:
         """One page of files in the order of their names, and how many there are."""
+        ...
+
+    async def file_sizes(self, batch_id: str) -> list[FileSize]:
+        """Names and sizes of all its files."""
         ...
 
     async def file(self, tenant_id: str, batch_id: str, file_id: str) -> StoredFile:
@@ -367,6 +393,14 @@ class SubmissionRef:
     state: FileState
     #: never told, logged or stored with a thread
     tenant_secret: bytes = field(repr=False)
+
+
+class SubmissionReader(Protocol):
+    """Reads submitted files of every format."""
+
+    async def read(self, name: str, content: bytes, questions: Sequence[Question]) -> dict[str, str]:
+        """The answers by question id, none where nothing was written; raises `UnreadableSubmission`."""
+        ...
 
 
 class Submissions(Protocol):

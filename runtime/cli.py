@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from domain.errors import AssayError
+from runtime.exam_commands import exam_commands
 from runtime.settings import Settings
 
 OK, FAILED, BAD_INPUT, UNAVAILABLE, PARTIAL = 0, 1, 2, 3, 4
@@ -34,6 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(exam_commands)
 #: a pipe has no width to fit into, and whoever reads from it wants whole ids
 _PIPE_WIDTH = 240
 
@@ -375,28 +378,129 @@ def grade(
     model: Annotated[str, typer.Option(help="Which model grades open questions.")] = "local",
     max_concurrent: Annotated[int, typer.Option(min=1, help="Submissions graded at once.")] = 10,
     name: Annotated[str, typer.Option(help="A name for the batch.")] = "",
+    student: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column of a .csv that names the student.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="QUESTION=COLUMN", help="Where a .csv has a question's answers."),
+    ] = None,
 ) -> None:
-    """Grade submissions against an exam.
+    """Grade submissions against an exam. A .csv is a table with a row a student.
 
-    Example: assay grade exam.yaml answers/*.txt --watch
+    Example: assay grade exam.yaml answers/*.docx class.csv --map q1="Response 1" --watch
     """
     from runtime.grading import grade as grade_files
     from runtime.grading import show_report
+    from runtime.handing_in import TableColumns
     from runtime.watching import watch_batch
 
     with _client() as client:
+        refused: list[str] = []
         batch_id = grade_files(
-            client, exam, files, console=err, model=model, max_concurrent=max_concurrent, name=name
+            client,
+            exam,
+            files,
+            console=err,
+            model=model,
+            max_concurrent=max_concurrent,
+            name=name,
+            columns=TableColumns(student, map_ or ()),
+            on_refused=refused.append,
         )
+        for line in refused:
+            err.print(f"[red]Not handed in[/red] {escape(line)}", soft_wrap=True)
         if not watch_:
             _print_json({"batch_id": batch_id}) if json_ else out.print(
                 f"Batch {batch_id} is running. Follow it with: assay watch {batch_id}"
             )
-            return
+            raise typer.Exit(PARTIAL if refused else OK)
         state = watch_batch(client, batch_id, console=err)
         report = client.report(batch_id)
     _print_json(report) if json_ else show_report(report, out)
-    raise typer.Exit(_exit_code(state))
+    code = _exit_code(state)
+    raise typer.Exit(PARTIAL if refused and code == OK else code)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="Marked answers, .jsonl or .csv.", exists=True, dir_okay=False),
+    ],
+    exam: Annotated[
+        Path | None,
+        typer.Option(help="The exam; without, one is made of the set.", exists=True, dir_okay=False),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Whose marks are measured.")] = "local",
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="Where a field stands.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=MARK,…", help="What labels are worth.")
+    ] = None,
+    skip_answer: Annotated[list[str] | None, typer.Option(help="An answer that stands for none.")] = None,
+    maximum: Annotated[float | None, typer.Option(min=0, help="Full marks of the human's marks.")] = None,
+    step: Annotated[
+        float | None, typer.Option(min=0, help="Points from level to level; fitted to the marks by default.")
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(min=0, max=200, help="Answers of each question that become graded examples.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many answers, drawn.")] = None,
+    questions: Annotated[str, typer.Option(metavar="GLOB", help="Only questions of such ids.")] = "*",
+    include_fitted: Annotated[
+        bool, typer.Option("--include-fitted", help="Also questions the embedded model was fitted on.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(min=1, max=100, help="Answers graded at once.")] = 8,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="For the intervals.")] = 1000,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.", dir_okay=False)
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure how far a model's marks agree with a human's, on answers that the human has marked.
+
+    Needs no `assay up`. Example: assay evaluate marked.csv --map answer=Response --map score=Grade
+    """
+    from runtime.evaluation.command import Options, run_evaluation, write_page
+    from runtime.evaluation.measuring import evaluation_document
+    from runtime.evaluation.showing import show_evaluation
+    from runtime.settings import LogSettings
+    from runtime.telemetry import configure_logs
+
+    configure_logs(LogSettings(level="error"), process="evaluate")
+    options = Options(
+        data=data,
+        exam=exam,
+        model=model,
+        columns=map_ or [],
+        labels=labels or [],
+        skipped_answers=skip_answer or [],
+        maximum=maximum,
+        step=step,
+        examples=examples,
+        seed=seed,
+        limit=limit,
+        pattern=questions,
+        include_fitted=include_fitted,
+        concurrency=concurrency,
+        resamples=resamples,
+        html=html,
+    )
+    outcome: list[Any] = []
+
+    async def run() -> None:
+        outcome.append(await run_evaluation(options, Settings(), err))
+
+    _run(run)
+    (evaluation,) = outcome
+    _print_json(evaluation_document(evaluation)) if json_ else show_evaluation(evaluation, out)
+    if html is not None:
+        write_page(evaluation, html)
+        err.print(f"Page: {html}", soft_wrap=True, markup=False)
+    raise typer.Exit(PARTIAL if evaluation.failures or evaluation.interrupted else OK)
 
 
 @app.command()
@@ -487,19 +591,55 @@ def report(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")],
     json_: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets, a row a submission.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="A page for reading and printing.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write it there: .html, .csv or .json.", dir_okay=False),
+    ] = None,
+    criteria: Annotated[
+        bool, typer.Option("--criteria", help="With each criterion's points and quote, in CSV and JSON.")
+    ] = False,
 ) -> None:
-    """Show a batch's report.
+    """Show a batch's report, or write it as a page, for spreadsheets or for programs.
 
-    Example: assay report 0197c1de-… --csv > marks.csv
+    Example: assay report 0197c1de-… --out marks.csv --criteria
     """
     from runtime.grading import show_report
 
+    chosen = _report_format({"json": json_, "csv": csv, "html": html}, file)
     with _client() as client:
-        if csv:
-            sys.stdout.buffer.write(client.report_csv(batch_id))
-            return
-        document = client.report(batch_id)
-    _print_json(document) if json_ else show_report(document, out)
+        if chosen is None:
+            show_report(client.report(batch_id), out)
+        elif chosen == "json" and file is None:
+            _print_json(client.report(batch_id, criteria=criteria))
+        else:
+            _write(client.report_file(batch_id, chosen, criteria=criteria), file)
+
+
+def _report_format(asked: dict[str, bool], file: Path | None) -> str | None:
+    """The one format that flags and the file's name ask for; `None` for the terminal."""
+    chosen = {name for name, wanted in asked.items() if wanted}
+    if file is not None:
+        suffix = file.suffix.lower().removeprefix(".")
+        if suffix not in asked and not chosen:
+            raise typer.BadParameter(
+                "name it .html, .csv or .json, or add --html, --csv or --json", param_hint="--out"
+            )
+        chosen |= {suffix} & asked.keys()
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"one format at a time; asked for {', '.join(sorted(chosen))}")
+    return chosen.pop() if chosen else None
+
+
+def _write(content: bytes, file: Path | None) -> None:
+    if file is None:
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be written: {error.strerror}", param_hint="--out") from error
+    err.print(f"Written: {escape(str(file))}", soft_wrap=True)
 
 
 @app.command()
@@ -538,7 +678,7 @@ def demo(
     json_: Json = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up until Ctrl-C.")] = False,
 ) -> None:
-    """Grade the demonstration class with everything real, and check that the outcome is whole.
+    """Grade the demonstration's two classes with everything real, and check that the outcome is whole.
 
     Example: assay demo --keep
     """
@@ -550,14 +690,16 @@ def demo(
     settings = Settings()
     configure_logs(LogSettings(level="error"), process="demo")
     outcome: dict[str, Any] = {}
+    reports = settings.folder.resolve() / "reports"
+    demonstrate = partial(run_demonstration, folder=reports, console=out, progress=err, json_=json_)
 
     async def run() -> None:
         if running := running_installation(settings.folder.resolve()):
-            outcome.update(await asyncio.to_thread(run_demonstration, running, out, err, json_=json_))
+            outcome.update(await asyncio.to_thread(demonstrate, running, staying=True))
             return
         err.print("Starting PostgreSQL, Valkey, Temporal, two workers and the API …")
         async with local_installation(settings) as installation:
-            outcome.update(await asyncio.to_thread(run_demonstration, installation, out, err, json_=json_))
+            outcome.update(await asyncio.to_thread(demonstrate, installation, staying=keep))
             if keep:
                 _show_installation(installation, "Still up, until Ctrl-C", json_=False)
                 await _stop_signal().wait()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from domain.errors import AssayError
 PATIENCE_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.5
 _SERVER_ERROR = 500
+#: a table's rows are stored one after another
+_TABLE_SECONDS = 300.0
 
 
 class RequestRefused(AssayError):
@@ -81,6 +83,19 @@ class ApiClient:
             address = f"/v1/batches/{batch_id}/files/{quote(path.name, safe='')}"
             return self._json(self._send("PUT", address, content=file, params={"sha256": digest}))
 
+    def hand_in_table(self, batch_id: str, content: bytes, parameters: Mapping[str, Any]) -> Any:
+        """Hand in a CSV, a row a student; what became of its rows."""
+        return self._json(
+            self._send(
+                "POST",
+                f"/v1/batches/{batch_id}/submissions",
+                content=content,
+                params=parameters,
+                headers={"Content-Type": "text/csv"},
+                timeout=_TABLE_SECONDS,
+            )
+        )
+
     def events(self, batch_id: str, after: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """The batch's snapshot and events by type, until its end.
 
@@ -124,16 +139,22 @@ class ApiClient:
             raise error
         raise ApiUnreachable(f"The API at {self.url} does not answer any more.") from error
 
-    def report(self, batch_id: str) -> Any:
-        """The batch's report."""
-        return self.get(f"/v1/batches/{batch_id}/report")
+    def report(self, batch_id: str, *, criteria: bool = False) -> Any:
+        """The batch's report, with every submission's criteria where asked for."""
+        detail = {"detail": "criteria"} if criteria else {}
+        return self.get(f"/v1/batches/{batch_id}/report", **detail)
 
-    def report_csv(self, batch_id: str) -> bytes:
-        """The batch's report for spreadsheets."""
-        response = self._send("GET", f"/v1/batches/{batch_id}/report", params={"format": "csv"})
+    def report_file(self, batch_id: str, format_: str, *, criteria: bool = False) -> bytes:
+        """The batch's report as `json`, `csv` or `html`."""
+        parameters = {"format": format_} | ({"detail": "criteria"} if criteria else {})
+        response = self._send("GET", f"/v1/batches/{batch_id}/report", params=parameters)
         if response.is_error:
             self._json(response)
         return response.content
+
+    def report_html(self, batch_id: str) -> bytes:
+        """The batch's report as a page."""
+        return self.report_file(batch_id, "html")
 
     def files(self, batch_id: str) -> Iterator[Any]:
         """Every file of the batch."""

@@ -1,74 +1,60 @@
-"""The demonstration: a class's answers graded by the whole river, and its outcome checked."""
+"""The demonstration: two classes' answers graded by the whole river, compared, and their outcome checked."""
 
+import asyncio
 import time
-from collections.abc import Iterator
-from importlib.resources import as_file, files
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-import yaml
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
-from domain.errors import AssayError
-from domain.exam import read_exam
-from domain.states import FILE_MACHINE
-from domain.submission import read_submission
 from runtime.client import ApiClient
-from runtime.grading import grade, show_report
+from runtime.demo.classes import SchoolClass, open_classes
+from runtime.demo.comparison import Comparison, compare
+from runtime.demo.invariants import Outcome, broken_invariants, is_suspected
+from runtime.demo.reading import read_class_answers
+from runtime.demo.showing import show_outcome
+from runtime.grading import grade
 from runtime.local import Installation
 from runtime.watching import watch_batch
 
 _BATCH_PAGE = "/namespaces/{namespace}/workflows/batch%2F{batch_id}"
-_ROWS_SHOWN = 12
-_QUOTES_SHOWN = 6
+_MAX_CONCURRENT = 10
 
 
 def run_demonstration(
-    installation: Installation, console: Console, progress: Console, *, json_: bool
+    installation: Installation,
+    folder: Path,
+    console: Console,
+    progress: Console,
+    *,
+    json_: bool,
+    staying: bool,
 ) -> dict[str, Any]:
-    """Grade, show and check; answers a summary and the invariants that are broken."""
+    """Grade, compare, show and check; answers a summary and the invariants that are broken.
+
+    The reports for reading are written to `folder`; `staying` says that the servers stay up afterwards.
+    """
+    # no patience: after a Ctrl-C this thread is waited for, and the API is gone
     with (
-        as_file(files("runtime.demo")) as folder,
-        # no patience: after a Ctrl-C this thread is waited for, and the API is gone
+        open_classes() as classes,
         ApiClient(installation.api_url, installation.key, patience_seconds=0) as client,
     ):
-        answers = sorted((folder / "answers").iterdir())
         began = time.monotonic()
-        batch_id = grade(
-            client,
-            folder / "exam.yaml",
-            answers,
-            console=progress,
-            model="local",
-            max_concurrent=10,
-            name="Demonstration",
-        )
-        page = batch_page(installation, batch_id)
-        progress.print(f"Follow it in the Temporal Web UI: {page}", soft_wrap=True)
-        state = watch_batch(client, batch_id, console=progress)
+        batches = {each.name: _hand_in(client, each, installation, progress) for each in classes}
+        states = {name: watch_batch(client, batch_id, console=progress) for name, batch_id in batches.items()}
         seconds = round(time.monotonic() - began, 1)
-        report = client.report(batch_id)
-        marks = [
-            client.get(f"/v1/batches/{batch_id}/files/{each['file_id']}/results")
-            for each in client.files(batch_id)
-        ]
-        broken = list(_broken(folder, answers, state, report, marks))
-    summary = {
-        "batch_id": batch_id,
-        "state": state,
-        "files": report["total_files"],
-        "completed": report["counts"]["completed"],
-        "failed": report["counts"]["failed"],
-        "needs_review": report["needs_review"],
-        "seconds": seconds,
-        "temporal_ui": page,
-    }
+        outcomes = [_gather(client, each, batches[each.name], states[each.name], folder) for each in classes]
+    compared = [
+        (outcome, compare(outcome.school_class, outcome.results, outcome.answers)) for outcome in outcomes
+    ]
+    summary = _summary(installation, seconds, compared)
     if not json_:
-        _show(summary, report, marks, console)
-    return {"summary": summary, "broken": broken}
+        _show(summary, compared, console, staying=staying)
+    return {
+        "summary": summary,
+        "broken": [each for outcome in outcomes for each in broken_invariants(outcome)],
+    }
 
 
 def batch_page(installation: Installation, batch_id: str) -> str:
@@ -78,74 +64,107 @@ def batch_page(installation: Installation, batch_id: str) -> str:
     )
 
 
+def report_address(installation: Installation, batch_id: str) -> str:
+    """Where the API serves the batch's report for reading."""
+    return f"{installation.api_url}/v1/batches/{batch_id}/report?format=html"
+
+
+def _hand_in(
+    client: ApiClient, school_class: SchoolClass, installation: Installation, progress: Console
+) -> str:
+    """Hand in as users do, and do not wait: both classes are graded at the same time."""
+    batch_id = grade(
+        client,
+        school_class.exam_file,
+        school_class.answer_files,
+        console=progress,
+        model="local",
+        max_concurrent=_MAX_CONCURRENT,
+        name=f"Demonstration, {school_class.name}",
+    )
+    page = batch_page(installation, batch_id)
+    progress.print(f"Follow {school_class.name} in the Temporal Web UI: {page}", soft_wrap=True)
+    return batch_id
+
+
+def _gather(client: ApiClient, school_class: SchoolClass, batch_id: str, state: str, folder: Path) -> Outcome:
+    page = folder / f"{batch_id}.html"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # marks of people: nobody else reads them
+    page.touch(mode=0o600)
+    page.write_bytes(client.report_file(batch_id, "html"))
+    return Outcome(
+        school_class=school_class,
+        batch_id=batch_id,
+        state=state,
+        report=client.report(batch_id),
+        results=[
+            client.get(f"/v1/batches/{batch_id}/files/{each['file_id']}/results")
+            for each in client.files(batch_id)
+        ],
+        answers=asyncio.run(read_class_answers(school_class)),
+        page=page,
+    )
+
+
+# --- what it comes to --------------------------------------------------------------------------------
+
+
+def _summary(
+    installation: Installation, seconds: float, compared: list[tuple[Outcome, Comparison]]
+) -> dict[str, Any]:
+    classes = [_class_summary(installation, *each) for each in compared]
+    sums = {
+        name: sum(each[name] for each in classes) for name in ("files", "completed", "failed", "needs_review")
+    }
+    return {**sums, "seconds": seconds, "classes": classes}
+
+
+def _class_summary(installation: Installation, outcome: Outcome, comparison: Comparison) -> dict[str, Any]:
+    report = outcome.report
+    return {
+        "class": outcome.school_class.name,
+        "title": outcome.school_class.exam.title,
+        "batch_id": outcome.batch_id,
+        "state": outcome.state,
+        "files": report["total_files"],
+        "completed": report["counts"]["completed"],
+        "failed": report["counts"]["failed"],
+        "needs_review": report["needs_review"],
+        "advisory": report["advisory"],
+        "agreement": comparison.document(),
+        "suspected_injections": [each["name"] for each in outcome.results if is_suspected(each)],
+        "broken_files": list(_broken_files(report)),
+        "report": str(outcome.page),
+        "report_api": report_address(installation, outcome.batch_id),
+        "temporal_ui": batch_page(installation, outcome.batch_id),
+    }
+
+
+def _broken_files(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for each in report["submissions"]:
+        if each["state"] == "failed":
+            yield {"name": each["name"], "code": each["failure_code"], "message": each["failure_message"]}
+
+
 def _show(
-    summary: dict[str, Any], report: dict[str, Any], marks: list[dict[str, Any]], console: Console
+    summary: Mapping[str, Any],
+    compared: list[tuple[Outcome, Comparison]],
+    console: Console,
+    *,
+    staying: bool,
 ) -> None:
-    show_report(report, console, rows=_ROWS_SHOWN)
-    console.print("\n[bold]Evidence, verbatim[/bold]")
-    table = Table(Column("submission", no_wrap=True), "criterion", "points", "quote", box=None)
-    for submission, question, criterion in list(_evidence(marks))[:_QUOTES_SHOWN]:
-        points = f"{criterion['points']:g}/{criterion['max_points']:g}"
-        where = f"{question['question_id']}/{criterion['criterion_id']}"
-        table.add_row(
-            escape(submission), where, points, escape(shorten(criterion["quote"], 90, placeholder=" …"))
-        )
-    console.print(table)
+    for outcome, comparison in compared:
+        show_outcome(outcome, comparison, console)
+    console.rule()
     console.print(
-        f"\n{summary['files']} files in {summary['seconds']} s, uploading included: "
+        f"{summary['files']} submissions of two classes in {summary['seconds']} s, uploading included: "
         f"{summary['completed']} graded, {summary['failed']} unreadable, "
         f"{summary['needs_review']} for review."
     )
-    console.print(f"Temporal Web UI: {summary['temporal_ui']}", soft_wrap=True)
-
-
-def _evidence(marks: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """One well-earned criterion of an open question for each submission, not always the same one."""
-    for number, mark in enumerate(marks):
-        earned = [
-            (question, criterion)
-            for question in mark["results"]
-            for criterion in question["criteria"]
-            if question["advisory"] and criterion["quote"] and criterion["points"]
-        ]
-        if earned:
-            yield mark["name"], *earned[number * 3 % len(earned)]
-
-
-def _broken(
-    folder: Path, answers: list[Path], state: str, report: dict[str, Any], marks: list[dict[str, Any]]
-) -> Iterator[str]:
-    """What is not as it must be: counts, final states, sums, quotes."""
-    counts = report["counts"]
-    if sum(counts.values()) != len(answers):
-        yield f"{len(answers)} files were handed in, the counts add up to {sum(counts.values())}"
-    if unfinished := [each["name"] for each in marks if each["state"] not in FILE_MACHINE.final]:
-        yield f"not in a final state: {', '.join(unfinished)}"
-    if sorted(each["name"] for each in marks) != [path.name for path in answers]:
-        yield "the files that came out are not the files that went in"
-    exam = read_exam(yaml.safe_load((folder / "exam.yaml").read_text()))
-    ids = [question.id for question in exam.questions]
-    unreadable = 0
-    for mark in marks:
-        path = folder / "answers" / mark["name"]
-        try:
-            given = read_submission(path.name, path.read_bytes(), ids)
-        except AssayError:
-            unreadable += 1
-            continue
-        yield from _broken_marks(mark, given)
-    if counts["failed"] != unreadable:
-        yield f"{unreadable} files are unreadable, {counts['failed']} failed"
-    if state != ("partial" if unreadable else "completed"):
-        yield f"the batch ended {state}"
-
-
-def _broken_marks(mark: dict[str, Any], given: dict[str, str]) -> Iterator[str]:
-    total = round(sum(each["score"] for each in mark["results"]), 2)
-    if mark["score"] != total:
-        yield f"{mark['name']}: score {mark['score']} is not the sum {total}"
-    for question in mark["results"]:
-        answer = given.get(question["question_id"], "")
-        for criterion in question["criteria"]:
-            if criterion["quote"] not in answer:
-                yield f"{mark['name']} {question['question_id']}: a quote is not in the answer"
+    for each in summary["classes"]:
+        page = Path(each["report"]).as_uri()
+        console.print(f"[bold]Report, {each['class']}[/bold]: {page}", soft_wrap=True)
+        if staying:
+            console.print(f"  from the API, with its key: {each['report_api']}", soft_wrap=True)
+        console.print(f"  Temporal Web UI: {each['temporal_ui']}", soft_wrap=True)

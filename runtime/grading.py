@@ -1,21 +1,27 @@
 """Handing in a batch and showing its outcome, in a terminal."""
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Column, Table
 
-from domain.errors import InvalidInput
 from domain.states import FileState, StateMachine
 from runtime.client import ApiClient
+from runtime.handing_in import TableColumns, hand_in, refuse_repeated_names
 
-_UPLOADS_AT_ONCE = 8
+_USUAL_COLUMNS = TableColumns()
 _SCORES = ("mean", "median", "lowest", "highest")
+_BARS = "·▁▂▃▄▅▆▇█"
+_HARDEST_SHOWN = 5
+_DESCRIPTION_WIDTH = 70
+
+
+def _ignore(line: str) -> None:
+    """Nobody wants to hear it."""
 
 
 def grade(
@@ -27,29 +33,21 @@ def grade(
     model: str,
     max_concurrent: int,
     name: str,
+    columns: TableColumns = _USUAL_COLUMNS,
+    on_refused: Callable[[str], None] = _ignore,
 ) -> str:
-    """Hand in the exam and the files, and start the batch; answers its id."""
-    _refuse_repeated_names(files)
+    """Hand in the exam and the files, and start the batch; answers its id.
+
+    `.csv` files are tables, a row a student; `on_refused` hears of each row that could not be handed in.
+    """
+    refuse_repeated_names(files)
     exam_id = client.create_exam(exam)["id"]
     opening = {"kind": "grading", "exam_id": exam_id, "model": model, "max_concurrent": max_concurrent}
     batch_id: str = client.post("/v1/batches", opening | ({"name": name} if name else {}))["batch_id"]
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-        uploads = pool.map(lambda path: client.upload(batch_id, path), files)
-        for _ in track(uploads, "uploading", total=len(files), console=console, transient=True):
-            pass
+    for line in hand_in(client, batch_id, files, columns, console):
+        on_refused(line)
     client.post(f"/v1/batches/{batch_id}/complete")
     return batch_id
-
-
-def _refuse_repeated_names(files: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in files:
-        if path.name in seen:
-            raise InvalidInput(
-                f"{path} and {seen[path.name]} have the same name; a batch knows its files by name.",
-                field="files",
-            )
-        seen[path.name] = path
 
 
 def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None = None) -> None:
@@ -60,12 +58,23 @@ def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None
     scores = report["scores"]
     if scores["graded"]:
         console.print("Scores: " + ", ".join(f"{name} {scores[name]:g}" for name in _SCORES))
+    _show_distribution(report, console)
     if report["advisory"]:
         console.print(
             "[yellow]Advisory: open questions were graded by the embedded model; a human decides.[/yellow]"
         )
     _show_questions(report, console)
+    _show_hardest(report, console)
+    _show_reasons(report, console)
     _show_submissions(report["submissions"], console, rows)
+
+
+def _show_distribution(report: Mapping[str, Any], console: Console) -> None:
+    counts = [each["count"] for each in report.get("distribution", {}).get("bins", ())]
+    if highest := max(counts, default=0):
+        # an empty tenth is told from a small one
+        bars = "".join(_BARS[math.ceil(count * (len(_BARS) - 1) / highest)] for count in counts)
+        console.print(f"Scores by tenths of the maximum: 0 % {bars} 100 %")
 
 
 def _show_questions(report: Mapping[str, Any], console: Console) -> None:
@@ -75,6 +84,27 @@ def _show_questions(report: Mapping[str, Any], console: Console) -> None:
             each["question_id"], str(each["graded"]), f"{each['mean_score']:.2f}", f"{each['max_score']:g}"
         )
     console.print(table)
+
+
+def _show_hardest(report: Mapping[str, Any], console: Console) -> None:
+    hardest = report.get("criteria_hardest_first", ())[:_HARDEST_SHOWN]
+    if not hardest:
+        return
+    what = Column("what it asks for", no_wrap=True, overflow="ellipsis", max_width=_DESCRIPTION_WIDTH)
+    table = Table(Column("hardest criteria", no_wrap=True), _number("share"), what, box=None)
+    for each in hardest:
+        place = f"{each['question_id']}/{each['criterion_id']}"
+        table.add_row(place, f"{each['mean_share']:.0%}", escape(" ".join(each["description"].split())))
+    console.print(table)
+
+
+def _show_reasons(report: Mapping[str, Any], console: Console) -> None:
+    reasons = [
+        f"{each['kind'].replace('_', ' ')} {each['count']} times in {each['submissions']}"
+        for each in report.get("review_reasons", ())
+    ]
+    if reasons:
+        console.print(f"To be looked at: {report['needs_review']} submissions ({'; '.join(reasons)})")
 
 
 def _number(name: str) -> Column:

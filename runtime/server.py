@@ -17,6 +17,7 @@ from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
 from db.states import StoredAgentStates
+from runtime.gateway import known_models
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
@@ -48,7 +49,7 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
         },
         degraded=lambda: ["redis"] if redis.degraded else [],
         clock=resources.clock,
-        models=("local", "scripted") if settings.models.script else ("local",),
+        models=known_models(settings.models),
         metrics=ApiMetrics(registry(resources)),
         limits=Limits(max_file_bytes=settings.api.max_file_bytes),
         draining=lambda: server is not None and server.should_exit,

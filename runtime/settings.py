@@ -1,11 +1,12 @@
 """The settings: one frozen model, read once from the environment (`ASSAY_…`), printed with secrets masked."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.completion import DEFAULT_MAX_TOKENS
 from domain.timings import WINDOW_FILES, Timings
 
 
@@ -80,10 +81,26 @@ class WorkerSettings(_Part):
         )
 
 
+class CompatibleServer(_Part):
+    """A server of large models that speaks OpenAI's protocol."""
+
+    url: str = Field(pattern="^https?://", description="up to and with `/v1`")
+    api_key: SecretStr | None = None
+    structured_output: bool = Field(True, description="false for a server that refuses a JSON Schema")
+
+
 class ModelSettings(_Part):
     """The models beside the embedded one."""
 
     script: Path | None = Field(None, description="a script makes the model `scripted` available")
+    openai_api_key: SecretStr | None = Field(None, description="makes `openai:…` available")
+    anthropic_api_key: SecretStr | None = Field(None, description="makes `anthropic:…` available")
+    compatible: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")], CompatibleServer] = Field(
+        {}, description="OpenAI-compatible servers: each makes `name:…` available"
+    )
+    timeout_seconds: float = Field(120.0, gt=0, le=3600, description="of one call")
+    max_tokens: int = Field(DEFAULT_MAX_TOKENS, ge=100, le=200_000, description="of one reply, at least")
+    temperature: float | None = Field(None, ge=0, le=2, description="the provider's own by default")
 
 
 class LogSettings(_Part):

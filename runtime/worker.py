@@ -18,16 +18,21 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.assess import AssessActivities
 from activities.batches import BatchActivities
 from activities.failures import FailureInterceptor
+from activities.intake.ocr import recognition_installed
+from activities.intake.reader import Intake
+from activities.pauses import PauseActivities
 from activities.persist import PersistActivities
 from db.postgres.batches import PostgresBatchRuns
 from db.postgres.exams import PostgresExams
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
+from db.postgres.pauses import PostgresPauses
 from db.postgres.reports import PostgresResults
 from db.redis.barrier import RedisBarrier
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
 from db.relay import OutboxRelay
 from domain.ports import Models
+from runtime.gateway import providers
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
@@ -85,6 +90,7 @@ def sweeper(resources: Resources) -> BatchSweeper:
     settings = resources.settings
     return BatchSweeper(
         PostgresBatchRuns(resources.postgres),
+        PostgresPauses(resources.postgres),
         TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker),
     )
 
@@ -117,6 +123,7 @@ def orchestration_worker(resources: Resources) -> Worker:
         barrier=RedisBarrier(link),
         bell=RedisBell(link),
     )
+    pauses = PauseActivities(PostgresPauses(resources.postgres))
     return _worker(
         resources,
         resources.settings.temporal.orchestration_queue,
@@ -137,6 +144,8 @@ def orchestration_worker(resources: Resources) -> Worker:
             persist.ring_retraction,
             persist.fail_file,
             persist.cancel_file,
+            pauses.pause_file,
+            pauses.note_resumed,
         ],
         max_concurrent_activities=100,
     )
@@ -155,11 +164,13 @@ def cognition_worker(resources: Resources) -> Worker:
         submissions=PostgresSubmissions(resources.postgres),
         exams=PostgresExams(resources.postgres),
         objects=resources.objects,
+        intake=Intake(recognition=recognition_installed()),
         agent=GradingSession(
             models=models(resources.settings),
             open_saver=lambda epoch: FencedPostgresSaver(pool, epoch),
             clock=resources.clock,
             max_parallel=resources.settings.worker.max_parallel_calls,
+            max_tokens=resources.settings.models.max_tokens,
         ),
         states=RedisStatePublisher(resources.redis),
     )
@@ -176,12 +187,23 @@ def models(settings: Settings) -> Models:
     """Every model that can be asked for by name; the gateway will stand here."""
     from agents.local.model import LocalModel
     from gateway.directory import ModelDirectory
+    from gateway.large import LangChainModel
     from gateway.scripted import Script, ScriptedModel
 
     upstreams: dict[str, Models] = {"local": LocalModel()}
     if settings.models.script is not None:
         upstreams["scripted"] = ScriptedModel(Script.load(settings.models.script))
-    return ModelDirectory(upstreams)
+    large, chosen = providers(settings.models), settings.models
+    return ModelDirectory(
+        upstreams,
+        {
+            name: LangChainModel(
+                each, timeout_seconds=chosen.timeout_seconds, temperature=chosen.temperature
+            )
+            for name, each in large.available.items()
+        },
+        large.absent,
+    )
 
 
 def _worker(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agents.grading.units import factor_between, is_unit
 from domain.assessment import CriterionResult
-from domain.exam import Question, QuestionType, parse_number
+from domain.exam import UNIT_PATTERN, Question, QuestionType, parse_number
 
 MAX_QUOTE_LENGTH = 300
 #: a closed answer is short; whatever follows this is not read
@@ -86,7 +86,6 @@ def plain(text: str) -> str:
 
 # --- multiple choice -----------------------------------------------------------------------------
 
-_OPTION = re.compile(r"^\s*\(?(?P<letter>[A-Z])[).:、]\s*(?P<text>\S.*?)\s*$", re.MULTILINE)
 _LEAD = re.compile(
     r"^(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice|antwort)\s*(?:is)?|答案是?|选)\s*[:：]?\s*", re.I
 )
@@ -99,13 +98,14 @@ _NAMED = re.compile(r"\b(?:answer|option|choice|antwort)\s+\(?([A-Za-z])\b", re.
 
 def judge_choice(question: Question, text: str) -> Verdict:
     """The chosen letters are the expected ones, however they are written."""
-    expected = frozenset(re.findall(r"[A-Z]", question.answer.upper()))
-    options = {each["letter"]: plain(each["text"]) for each in _OPTION.finditer(question.prompt)}
-    chosen, confidence = read_choice(text, options, letters=expected | options.keys())
+    expected = [frozenset(re.findall("[A-Z]", each.upper())) for each in (question.answer, *question.accept)]
+    options = {letter: plain(option) for letter, option in question.choices().items()}
+    letters = frozenset().union(*expected, options)
+    chosen, confidence = read_choice(text, options, letters)
     if not chosen:
         return Verdict(False, "No clear choice can be read.", text, _DOUBTFUL)
     named = ", ".join(sorted(chosen))
-    if chosen == expected:
+    if chosen in expected:
         return Verdict(True, f"{named} is correct.", text, confidence)
     return Verdict(False, f"{named} is not the correct choice.", text, confidence)
 
@@ -137,8 +137,8 @@ def _capitals(body: str) -> str:
 # --- numeric -------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(
-    r"""(?P<number>(?<![\w.])[-+−]?(?:\d+(?:[ \u00a0,]\d{3})*(?:[.,]\d+)?|\.\d+)(?:[eE][-+]?\d+)?)
-        (?:\s*(?P<unit>%|°[CF]?|[€$]|[^\W\d_]+(?:/[^\W\d_]+)?))?""",
+    rf"""(?P<number>(?<![\w.])[-+−]?(?:\d+(?:[ \u00a0,]\d{{3}})*(?:[.,]\d+)?|\.\d+)(?:[eE][-+]?\d+)?)
+        (?:\s*(?P<unit>{UNIT_PATTERN}))?""",
     re.VERBOSE,
 )
 

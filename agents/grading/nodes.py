@@ -1,14 +1,16 @@
 """The nodes of the grading graph: the same output for the same state, answers and replies."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 
 from agents.grading.closed import grade_closed
-from agents.grading.replies import read_reply
+from agents.grading.rendering import Fault, quotes_fault, render_request
+from agents.grading.replies import fault_of, read_completion
 from agents.grading.state import (
     CLOSED_SPECIALIST,
     Context,
@@ -30,12 +32,15 @@ from domain.assessment import (
     review_reasons,
     sum_points,
 )
-from domain.completion import CompletionReply, CompletionRequest
+from domain.completion import CompletionReply, FinishReason
 from domain.errors import ModelReplyInvalid
 from domain.exam import Question
+from domain.injection import SUSPECTED_INJECTION, suspected_injection
 
 #: an invalid reply is asked for once more, within one visit to a specialist
 ATTEMPTS_PER_VISIT = 2
+#: characters of an answer that are searched for injections without leaving the event loop
+MAX_READ_AT_ONCE = 20_000
 
 Update = dict[str, Any]
 
@@ -62,7 +67,7 @@ async def closed_question(state: Task, runtime: Runtime[Context]) -> Update:
     question = runtime.context.exam.question(state["question_id"])
     answer = runtime.context.answer(question.id)
     criteria = (grade_closed(question, answer),) if answer.strip() else unanswered(question)
-    result = _result(question, criteria, CLOSED_SPECIALIST)
+    result = _result(question, criteria, CLOSED_SPECIALIST, suspected=await _is_suspected(answer))
     return {"results": {question.id: entry_for(result)}}
 
 
@@ -76,7 +81,7 @@ def open_question(specialist: str) -> Specialist:
         elif state["previous"] is None:
             entry = await _grade_first(question, runtime.context, specialist)
         else:
-            entry = await _repair(question, runtime.context, state["previous"])
+            entry = await _repair(question, runtime.context, specialist, state["previous"])
         return {"results": {question.id: entry}}
 
     return grade
@@ -130,65 +135,106 @@ def unanswered(question: Question) -> tuple[CriterionResult, ...]:
     )
 
 
-async def _grade_first(question: Question, context: Context, specialist: str) -> Entry:
-    criteria, replies = await _ask(question, context, calls=0, missing={})
-    result = _result(question, criteria, specialist, replies)
-    return entry_for(result, calls=len(replies))
-
-
-async def _repair(question: Question, context: Context, previous: Entry) -> Entry:
-    """Ask again with the quotes that are missing; only the criteria they belong to change."""
-    before = result_of(previous)
-    missing = missing_quotes(context.answer(question.id), before.criteria)
-    again, replies = await _ask(question, context, calls=previous["calls"], missing=missing)
-    criteria = tuple(
-        new if old.criterion_id in missing else old for old, new in zip(before.criteria, again, strict=True)
+def withheld(question: Question) -> tuple[CriterionResult, ...]:
+    """No points and a person's decision: the provider would not let its model answer."""
+    return tuple(
+        CriterionResult(
+            criterion.id,
+            0.0,
+            criterion.points,
+            "The model's provider withheld its reply; a person marks this answer.",
+            confidence=0.0,
+            cannot_assess=True,
+        )
+        for criterion in question.criteria
     )
-    after = _result(question, criteria, before.specialist, replies)
+
+
+async def _grade_first(question: Question, context: Context, specialist: str) -> Entry:
+    asked = await _ask(question, context, specialist)
+    suspected = asked.instructed or await _is_suspected(context.answer(question.id))
+    result = _result(question, asked.criteria, specialist, asked.replies, suspected=suspected)
+    return entry_for(result, calls=len(asked.replies))
+
+
+async def _repair(question: Question, context: Context, specialist: str, previous: Entry) -> Entry:
+    """Ask again for the quotes that are missing; only the criteria they belong to change."""
+    before, answer = result_of(previous), context.answer(question.id)
+    missing = tuple(missing_quotes(answer, before.criteria))
+    fault = quotes_fault(previous, missing)
+    asked = await _ask(question, context, specialist, calls=previous["calls"], faults=(fault,))
+    criteria = tuple(
+        new if old.criterion_id in missing else old
+        for old, new in zip(before.criteria, asked.criteria, strict=True)
+    )
+    suspected = asked.instructed or SUSPECTED_INJECTION in before.review_reasons
+    after = _result(question, criteria, specialist, asked.replies, suspected=suspected)
     result = replace(
         after,
         advisory=before.advisory or after.advisory,
         tokens_in=before.tokens_in + after.tokens_in,
         tokens_out=before.tokens_out + after.tokens_out,
     )
-    return entry_for(result, calls=previous["calls"] + len(replies), repaired=True)
+    return entry_for(result, calls=previous["calls"] + len(asked.replies), repaired=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a visit to a model brought; `instructed` when the model met an instruction in the answer."""
+
+    criteria: tuple[CriterionResult, ...]
+    replies: tuple[CompletionReply, ...]
+    instructed: bool = False
 
 
 async def _ask(
-    question: Question, context: Context, *, calls: int, missing: dict[str, str]
-) -> tuple[tuple[CriterionResult, ...], list[CompletionReply]]:
-    """The model's criteria and the replies they took; an invalid reply is asked for once more.
+    question: Question,
+    context: Context,
+    specialist: str,
+    *,
+    calls: int = 0,
+    faults: tuple[Fault, ...] = (),
+) -> _Asked:
+    """The model's criteria and the replies they took; a reply of no use is asked for once more.
 
     Numbers continue after `calls`, which is in the state: a node that runs again after a crash
     asks under the same keys and is answered from the journal.
     """
-    replies: list[CompletionReply] = []
+    replies: tuple[CompletionReply, ...] = ()
     while True:
-        request = CompletionRequest(
-            step=context.step(question.id),
-            call_number=calls + len(replies) + 1,
-            model=context.model,
-            question=question,
-            answer=context.answer(question.id),
-            missing_quotes=missing,
-        )
+        request = render_request(question, context, specialist, calls + len(replies) + 1, faults)
         async with context.slots:
-            replies.append(await context.models.complete(request))
+            reply = await context.models.complete(request)
+        replies = (*replies, reply)
         try:
-            return read_reply(replies[-1].text, question), replies
+            marking = read_completion(reply, question)
         except ModelReplyInvalid as error:
-            if len(replies) == ATTEMPTS_PER_VISIT:
+            if len(replies) < ATTEMPTS_PER_VISIT:
+                faults = (*faults, fault_of(reply, error))
+            elif all(each.finish_reason is FinishReason.FILTERED for each in replies):
+                return _Asked(withheld(question), replies)
+            else:
                 message = f"{question.id}: {error.message} (call {request.call_number})"
                 raise ModelReplyInvalid(message, field=f"{question.id}.{error.field}") from error
+        else:
+            return _Asked(marking.criteria, replies, marking.instruction_in_answer)
+
+
+async def _is_suspected(answer: str) -> bool:
+    # 0.2 ms for a usual answer, a second for a megabyte: heartbeats go on beside it
+    if len(answer) > MAX_READ_AT_ONCE:
+        return await asyncio.to_thread(suspected_injection, answer) is not None
+    return suspected_injection(answer) is not None
 
 
 def _result(
     question: Question,
     criteria: tuple[CriterionResult, ...],
     specialist: str,
-    replies: Iterable[CompletionReply] = (),
+    replies: Sequence[CompletionReply] = (),
+    *,
+    suspected: bool = False,
 ) -> QuestionResult:
-    replies = list(replies)
     return QuestionResult(
         question_id=question.id,
         score=sum_points(question, criteria),
@@ -196,7 +242,7 @@ def _result(
         criteria=criteria,
         specialist=specialist,
         advisory=any(reply.advisory for reply in replies),
-        review_reasons=review_reasons(criteria),
+        review_reasons=(*review_reasons(criteria), *([SUSPECTED_INJECTION] if suspected else [])),
         tokens_in=sum(reply.usage.tokens_in for reply in replies),
         tokens_out=sum(reply.usage.tokens_out for reply in replies),
     )

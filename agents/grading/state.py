@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypedDict
 
 from domain.assessment import Assessment, QuestionResult, question_result_from_document, sum_points
+from domain.completion import DEFAULT_MAX_TOKENS, Payer
 from domain.errors import CorruptCheckpoint
 from domain.exam import Exam, Question, QuestionType
 from domain.identity import LogicalStep
@@ -68,6 +69,11 @@ class Context:
     generation: int
     #: bounds the model calls that run at once
     slots: asyncio.Semaphore
+    payer: Payer
+    #: the tenant's: it makes the marks that fence student text off
+    secret: bytes = field(repr=False)
+    #: what a reply may have at least
+    max_tokens: int = DEFAULT_MAX_TOKENS
 
     def answer(self, question_id: str) -> str:
         """The student's text, empty where there is none."""

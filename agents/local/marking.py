@@ -1,192 +1,253 @@
-"""Marks from the words that an answer shares with the reference and the rubric; data, never instruction."""
+"""Marks by the fitted model; the student's text is only ever compared, never followed."""
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
+
+from agents.local.calibration import Calibrated, Calibration, Observed
+from agents.local.coverage import mark_code
+from agents.local.expectations import Expectation, expectations, nearness
+from agents.local.features import NAMES, measure
+from agents.local.parameters import Parameters, shipped
+from agents.local.reading import Reading, without_copied
 from agents.local.sentences import pieces
-from agents.local.words import is_chinese, runs, terms, words
-from domain.exam import Criterion, Question, QuestionType
+from agents.local.vectors import Vector
+from domain.exam import Criterion, GradedExample, Question, QuestionType
 
-#: coverage from which a criterion earns half and all of its points; set on the demo's hand marks
-HALF_FROM = 0.2
-FULL_FROM = 0.55
-
-#: a word that the question itself uses says less about who uses it
-_PROMPT_WEIGHT = 0.35
-#: a reference sentence belongs to a criterion from this share of the best one's match
-_RELATED_FROM = 0.6
-_REFERENCE_WEIGHT = 0.7
-#: this many terms in the question's order are the question, copied
-_COPIED_RUN = 4
+#: shares are rounded to this: finer steps would feign a precision that is not there
+STEP = 0.25
 #: an idea may spread over so many sentences
 _WINDOW = 3
-_WINDOW_SHARE = 0.5
-_LENGTH_EXPONENT = 0.6
-#: what lines of code have and sentences do not
-_CODE = re.compile(r"[={}\[\];]|\w\(|:\s*$|^\s*(?:return|raise|import|else|throw)\b")
-#: at this distance from the nearest threshold the rules are as certain as they get
-_CERTAIN_DISTANCE = 0.1
+#: an expected word counts as found where the nearest word of the answer is at least so near
+_FOUND_FROM = 0.6
+#: so many words, and none that the question does not have: an echo. Fewer may be a choice between things named
+_ECHO_LENGTH = 5
+_LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.05, 0.95
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What one criterion earns by its words: share of its points, evidence, and how clear it is."""
+    """What one criterion earns: share of its points, evidence, confidence; `estimate` is not rounded.
+
+    `examples` is the number of graded examples that the estimate was calibrated by.
+    """
 
     share: float
+    estimate: float
     quote: str
     confidence: float
     found: tuple[str, ...]
     missed: tuple[str, ...]
+    examples: int = 0
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """The weighted terms that one criterion looks for, and how they were written."""
+class Answer:
+    """An answer's pieces that say something: as written, and read without what the question says."""
 
-    weights: Mapping[str, float]
-    written: Mapping[str, str]
-    prompt_terms: frozenset[str]
+    pieces: tuple[str, ...]
+    readings: tuple[Reading, ...]
 
-    @property
-    def enough(self) -> float:
-        """The weight that counts as everything: nobody repeats all words of a long expectation."""
-        return float(sum(self.weights.values()) ** _LENGTH_EXPONENT)
+    @cached_property
+    def whole(self) -> Reading:
+        """All pieces as one text."""
+        return self.part(0, len(self.readings))
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each piece begins among the words of the whole."""
+        return [0, *(int(end) for end in np.cumsum([len(each.words) for each in self.readings])[:-1])]
+
+    def part(self, start: int, end: int) -> Reading:
+        """Some pieces that follow each other as one text."""
+        return Reading("\n".join(each.text for each in self.readings[start:end]))
 
 
 @dataclass(frozen=True)
-class AnswerTerms:
-    """An answer's pieces and the terms of each, without what is copied from the question."""
+class Sight:
+    """An answer as one criterion sees it."""
 
-    pieces: Sequence[str]
-    terms: Sequence[frozenset[str]]
-
-    @property
-    def all_terms(self) -> frozenset[str]:
-        """The terms of the whole answer."""
-        return frozenset().union(*self.terms)
+    observed: Observed
+    features: Vector
+    quote: str = ""
+    found: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    #: how sure the rules are, where rules decided and not the fitted model
+    rule_confidence: float | None = None
 
 
 def mark_answer(question: Question, answer: str) -> list[Mark]:
     """One mark a criterion, in the rubric's order."""
+    return [
+        grader.mark(sight)
+        for grader, sight in zip(_graders(question), see(question, answer, shipped()), strict=True)
+    ]
+
+
+def see(question: Question, answer: str, parameters: Parameters) -> list[Sight]:
+    """The answer as each criterion of the question sees it, before any example is looked at."""
     read = read_answer(question, answer)
-    return [mark_criterion(expectation, read) for expectation in expectations(question)]
-
-
-def read_answer(question: Question, answer: str) -> AnswerTerms:
-    """The answer's pieces with their terms."""
-    copied = runs(terms(question.prompt), _COPIED_RUN)
-    split = pieces(answer)
     if question.type is QuestionType.CODE:
-        split = [piece for piece in split if _CODE.search(piece)]
-    return AnswerTerms(split, [frozenset(_without_runs(terms(piece), copied)) for piece in split])
+        return _see_code(question, answer, read)
+    alone = len(question.criteria) == 1
+    return [_see(each, read, parameters, alone=alone) for each in expectations(question)]
 
 
-def _without_runs(sequence: list[str], copied: set[tuple[str, ...]]) -> list[str]:
-    """The terms that are in none of the copied stretches."""
-    dropped: set[int] = set()
-    for index in range(len(sequence) - _COPIED_RUN + 1):
-        if tuple(sequence[index : index + _COPIED_RUN]) in copied:
-            dropped.update(range(index, index + _COPIED_RUN))
-    return [term for index, term in enumerate(sequence) if index not in dropped]
+def read_answer(question: Question, answer: str) -> Answer:
+    """The answer's pieces that say something, read."""
+    prompt = Reading(question.prompt)
+    split = [(piece, Reading(without_copied(piece, prompt))) for piece in pieces(answer)]
+    kept = [(piece, reading) for piece, reading in split if reading.words]
+    return Answer(tuple(piece for piece, _ in kept), tuple(reading for _, reading in kept))
 
 
-@lru_cache(maxsize=1_000)
-def expectations(question: Question) -> tuple[Expectation, ...]:
-    """What each criterion looks for: its description's terms and those of the reference that go with it."""
-    # code is not copied from a prompt in prose: its names are the student's own use of them
-    prompt = frozenset(() if question.type is QuestionType.CODE else terms(question.prompt))
-    reference = [(piece, frozenset(terms(piece))) for piece in pieces(question.reference)]
-    spread = Counter(term for criterion in question.criteria for term in set(terms(criterion.description)))
-    return tuple(_expectation(criterion, reference, spread, prompt) for criterion in question.criteria)
-
-
-def _expectation(
-    criterion: Criterion,
-    reference: Sequence[tuple[str, frozenset[str]]],
-    spread: Mapping[str, int],
-    prompt: frozenset[str],
-) -> Expectation:
-    described = frozenset(terms(criterion.description))
-    related = _related(described, reference)
-    weights = dict.fromkeys(described, 1.0)
-    for _, piece_terms in related:
-        for term in piece_terms - described:
-            weights[term] = _REFERENCE_WEIGHT
-    for term in weights:
-        # a term of several criteria tells little about any of them
-        weights[term] /= max(1, spread.get(term, 1))
-        if term in prompt:
-            weights[term] *= _PROMPT_WEIGHT
-    return Expectation(weights, _written([criterion.description, *(text for text, _ in related)]), prompt)
-
-
-def _related(
-    described: frozenset[str], reference: Sequence[tuple[str, frozenset[str]]]
-) -> list[tuple[str, frozenset[str]]]:
-    """The reference's sentences that speak of what the criterion describes."""
-    best = max((len(described & piece_terms) for _, piece_terms in reference), default=0)
-    return [each for each in reference if best and len(described & each[1]) >= _RELATED_FROM * best]
-
-
-def _written(texts: Iterable[str]) -> dict[str, str]:
-    """How each term was written first."""
-    written: dict[str, str] = {}
-    for text in texts:
-        for word, term in words(text):
-            written.setdefault(term, word)
-    return written
-
-
-def mark_criterion(expectation: Expectation, read: AnswerTerms) -> Mark:
-    """The criterion's mark: how much of what it looks for is in the answer, close together or at all."""
-    quote, piece_coverage = _best_piece(expectation, read)
-    present = read.all_terms & expectation.weights.keys()
-    window = max((_coverage(expectation, each) for each in _windows(read.terms)), default=0.0)
-    coverage = _WINDOW_SHARE * window + (1 - _WINDOW_SHARE) * _coverage(expectation, present)
-    # the question's own words earn nothing by themselves
-    if not present - expectation.prompt_terms:
-        coverage = 0.0
-    share = 1.0 if coverage >= FULL_FROM else 0.5 if coverage >= HALF_FROM else 0.0
-    return Mark(
-        share=share,
-        quote=quote if share and piece_coverage else "",
-        confidence=_confidence(coverage),
-        found=_shown(expectation, present),
-        missed=_shown(expectation, expectation.weights.keys() - present),
+def _see(expectation: Expectation, answer: Answer, parameters: Parameters, *, alone: bool) -> Sight:
+    scores = _piece_scores(expectation, answer)
+    focus = answer.whole if alone else _window(expectation, answer)
+    features = measure(expectation, focus)
+    near = nearness(expectation.reading, answer.whole)
+    estimate = parameters.estimate(features) if _says_something(expectation, answer.whole) else 0.0
+    found = {stem for stem, each in zip(expectation.reading.stems, near, strict=True) if each >= _FOUND_FROM}
+    shown = expectation.shown_words
+    return Sight(
+        Observed(estimate, _direction(expectation.prompt, focus), focus.stem_set),
+        features,
+        quote=answer.pieces[int(np.argmax(scores))] if len(scores) and scores.max() > 0 else "",
+        found=tuple(word for stem, word in shown.items() if stem in found),
+        missed=tuple(word for stem, word in shown.items() if stem not in found),
     )
 
 
-def _best_piece(expectation: Expectation, read: AnswerTerms) -> tuple[str, float]:
-    """The piece that covers most, the first of equals."""
-    best, best_coverage = "", 0.0
-    for piece, piece_terms in zip(read.pieces, read.terms, strict=True):
-        coverage = _coverage(expectation, piece_terms)
-        if coverage > best_coverage:
-            best, best_coverage = piece, coverage
-    return best, best_coverage
+def _says_something(expectation: Expectation, answer: Reading) -> bool:
+    """Whether the answer has words, and is no echo of the question where more than that is expected."""
+    if not answer.words:
+        return False
+    echo = answer.stem_set <= expectation.prompt.stem_set and len(answer.words) >= _ECHO_LENGTH
+    return not (echo and expectation.own.any())
 
 
-def _windows(all_terms: Sequence[frozenset[str]]) -> Iterable[frozenset[str]]:
-    for index in range(len(all_terms)):
-        yield frozenset().union(*all_terms[index : index + _WINDOW])
+def _nearness_by_piece(expectation: Expectation, answer: Answer) -> Vector:
+    """How near each expected word (rows) comes in each piece of the answer (columns)."""
+    expected, whole = expectation.reading, answer.whole
+    if not expected.words or not whole.words:
+        return np.zeros((len(expected.words), len(answer.pieces)))
+    near = expected.units @ whole.units.T
+    near[np.array(expected.stems)[:, None] == np.array(whole.stems)[None, :]] = 1.0
+    return np.asarray(np.maximum.reduceat(near, answer.starts, axis=1))
 
 
-def _coverage(expectation: Expectation, present: Iterable[str]) -> float:
-    """The weight of the expected terms that are there, as a share of all."""
-    weights = expectation.weights
-    found = sum(weights[term] for term in present if term in weights)
-    return min(1.0, found / expectation.enough) if weights else 0.0
+def _piece_scores(expectation: Expectation, answer: Answer) -> Vector:
+    """How much of the expectation each piece covers, not to scale."""
+    return np.asarray(expectation.discounted @ _nearness_by_piece(expectation, answer))
 
 
-def _confidence(coverage: float) -> float:
-    distance = min(abs(coverage - HALF_FROM), abs(coverage - FULL_FROM))
-    return round(min(0.95, 0.05 + 0.9 * distance / _CERTAIN_DISTANCE), 2)
+def _window(expectation: Expectation, answer: Answer) -> Reading:
+    """The neighbouring pieces that cover most of the expectation together, the first of equals."""
+    near = _nearness_by_piece(expectation, answer)
+    if near.shape[1] <= _WINDOW:
+        return answer.whole
+    windows = np.lib.stride_tricks.sliding_window_view(near, _WINDOW, axis=1).max(axis=2)
+    start = int(np.argmax(expectation.discounted @ windows))
+    return answer.part(start, start + _WINDOW)
 
 
-def _shown(expectation: Expectation, some_terms: Iterable[str]) -> tuple[str, ...]:
-    """The terms as words for a reader, the weightiest first; Chinese pairs are no words."""
-    ranked = sorted(some_terms, key=lambda term: (-expectation.weights[term], term))
-    return tuple(expectation.written.get(term, term) for term in ranked if not is_chinese(term))
+def _direction(prompt: Reading, answer: Reading) -> Vector:
+    """The direction of what the answer says beside the question; zeros where it says nothing."""
+    axis = prompt.vector / max(float(np.linalg.norm(prompt.vector)), 1e-9)
+    rest = answer.vector - (answer.vector @ axis) * axis
+    return np.asarray(rest / max(float(np.linalg.norm(rest)), 1e-9))
+
+
+def _see_code(question: Question, answer: str, read: Answer) -> list[Sight]:
+    """Code is no prose, and the fitted model has seen none: rules on its names and keywords instead."""
+    prompt, features = Reading(question.prompt), np.zeros(len(NAMES))
+    direction = _direction(prompt, read.whole)
+    return [
+        Sight(
+            Observed(each.share, direction, read.whole.stem_set),
+            features,
+            each.quote,
+            each.found,
+            each.missed,
+            each.confidence,
+        )
+        for each in mark_code(question, answer)
+    ]
+
+
+@dataclass(frozen=True)
+class Grader:
+    """One criterion with its calibration: what an answer is worth after the teacher's examples."""
+
+    parameters: Parameters
+    calibration: Calibration
+
+    def mark(self, sight: Sight) -> Mark:
+        """The criterion's mark."""
+        calibrated = self.calibration(sight.observed)
+        estimate = self.drawn_apart(sight, calibrated)
+        share = round(round(estimate / STEP) * STEP, 2)
+        return Mark(
+            share=share,
+            estimate=estimate,
+            quote=sight.quote if share else "",
+            confidence=self._confidence(sight, calibrated, estimate),
+            found=sight.found,
+            missed=sight.missed,
+            examples=self.calibration.count,
+        )
+
+    def drawn_apart(self, sight: Sight, calibrated: Calibrated) -> float:
+        """The estimate with the spread of a teacher's marks."""
+        if sight.rule_confidence is not None:
+            return calibrated.estimate
+        # least squares keep to the middle, the more the less they know
+        spread = self.parameters.spread
+        gain = 1.0 + (spread.gain - 1.0) * calibrated.openness
+        return float(np.clip(spread.centre + gain * (calibrated.estimate - spread.centre), 0.0, 1.0))
+
+    def _confidence(self, sight: Sight, calibrated: Calibrated, estimate: float) -> float:
+        if sight.rule_confidence is None:
+            confidence = self.parameters.doubt.confidence(doubt_features(sight, calibrated, estimate))
+        else:
+            # what the rules leave open, the examples close in part
+            confidence = 1.0 - (1.0 - sight.rule_confidence) * calibrated.openness
+        return round(min(_MOST_CONFIDENCE, max(_LEAST_CONFIDENCE, confidence)), 2)
+
+
+def doubt_features(sight: Sight, calibrated: Calibrated, estimate: float) -> Vector:
+    """What the expected error is worked out from, in the order of `DOUBT_NAMES`."""
+    recall, length = (sight.features[NAMES.index(name)] for name in ("recall_discounted", "length"))
+    return np.array([1.0, abs(estimate - 0.5), estimate, calibrated.deviation, recall, length])
+
+
+# the examples are read once for a batch, not once for each of its answers
+@lru_cache(maxsize=200)
+def _graders(question: Question) -> tuple[Grader, ...]:
+    return graders(question, shipped())
+
+
+def graders(question: Question, parameters: Parameters) -> tuple[Grader, ...]:
+    """A grader for each criterion, calibrated by the question's graded examples."""
+    seen = [see(question, example.answer, parameters) for example in question.examples]
+    return tuple(
+        Grader(
+            parameters,
+            Calibration(
+                parameters.kernel,
+                [sights[index].observed for sights in seen],
+                [_share(question, criterion, example) for example in question.examples],
+            ),
+        )
+        for index, criterion in enumerate(question.criteria)
+    )
+
+
+def _share(question: Question, criterion: Criterion, example: GradedExample) -> float:
+    """The share of the criterion's points that a teacher gave; of all points, where only the sum is known."""
+    points = dict(example.by_criterion).get(criterion.id)
+    if points is not None:
+        return min(1.0, max(0.0, points / criterion.points))
+    most = min(question.points, sum(each.points for each in question.criteria))
+    return min(1.0, max(0.0, example.points / most))

@@ -1,4 +1,4 @@
-"""The embedded model: marks by shared words, no key and no network; advisory, never a mark's only basis."""
+"""The embedded model: a fitted comparison, no key and no network; advisory, never a mark's only basis."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ _SHOWN_WORDS = 6
 
 
 class LocalModel:
-    """Answers completion requests by deterministic rules; the student's text is only ever compared."""
+    """Answers completion requests by deterministic arithmetic; the student's text is only ever compared."""
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
         """The reply to the request, worked out beside the event loop, so that heartbeats go on."""
@@ -28,7 +28,7 @@ def answer_request(request: CompletionRequest) -> CompletionReply:
     entries = [
         {
             "criterion_id": criterion.id,
-            "points": criterion.points * mark.share,
+            "points": round(criterion.points * mark.share, 4),
             "reason": reason_for(criterion, mark, truncated=len(request.answer) > MAX_READ_LENGTH),
             "quote": mark.quote,
             "confidence": mark.confidence,
@@ -44,30 +44,35 @@ def answer_request(request: CompletionRequest) -> CompletionReply:
 def reason_for(criterion: Criterion, mark: Mark, *, truncated: bool) -> str:
     """Why the criterion earned what it earned, for the student, in the rubric's language."""
     phrases = _CHINESE if is_chinese(criterion.description) else _ENGLISH
-    sentences = [phrases[mark.share].format(description=criterion.description)]
+    verdict = "all" if mark.share == 1 else "part" if mark.share else "none"
+    sentences = [phrases[verdict].format(description=criterion.description)]
     if mark.found and mark.share:
         sentences.append(phrases["found"].format(words=_list(mark.found)))
     if mark.missed and mark.share < 1:
         sentences.append(phrases["missed"].format(words=_list(mark.missed)))
+    if mark.examples:
+        sentences.append(phrases["examples"].format(count=mark.examples))
     if truncated:
         sentences.append(phrases["truncated"].format(limit=MAX_READ_LENGTH))
     return " ".join(sentences)
 
 
-_ENGLISH: dict[float | str, str] = {
-    1.0: "Your answer covers this point.",
-    0.5: "Your answer covers this point in part.",
-    0.0: "This point was not found in your answer: {description}",
+_ENGLISH: dict[str, str] = {
+    "all": "Your answer covers this point.",
+    "part": "Your answer covers this point in part.",
+    "none": "This point was not found in your answer: {description}",
     "found": "Found: {words}.",
     "missed": "Not found: {words}.",
+    "examples": "Compared with {count} answers that a teacher has marked.",
     "truncated": "Only the first {limit:,} characters were read.",
 }
-_CHINESE: dict[float | str, str] = {
-    1.0: "你的答案说明了这一点。",
-    0.5: "你的答案只说明了这一点的一部分。",
-    0.0: "你的答案中没有找到这一点：{description}",
+_CHINESE: dict[str, str] = {
+    "all": "你的答案说明了这一点。",
+    "part": "你的答案只说明了这一点的一部分。",
+    "none": "你的答案中没有找到这一点：{description}",
     "found": "找到：{words}。",
     "missed": "缺少：{words}。",
+    "examples": "已与教师评过的 {count} 份答案比较。",
     "truncated": "只读取了前 {limit:,} 个字符。",
 }
 
@@ -79,7 +84,8 @@ def _list(shown: Sequence[str]) -> str:
 def _read(question: Question, answer: str) -> list[str]:
     """Everything that the model reads for one reply."""
     rubric = [criterion.description for criterion in question.criteria]
-    return [question.prompt, question.reference, *rubric, answer[:MAX_READ_LENGTH]]
+    examples = [example.answer for example in question.examples]
+    return [question.prompt, question.reference, *rubric, *examples, answer[:MAX_READ_LENGTH]]
 
 
 def _count(texts: Sequence[str]) -> int:

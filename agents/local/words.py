@@ -7,7 +7,7 @@ from functools import lru_cache
 _TOKEN = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ]+|\d+(?:\.\d+)?|[^\W\d_㐀-䶿一-鿿豈-﫿぀-ヿ]+")
 _CJK = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ]")
 
-#: words without a subject of their own, and the verbs that rubrics are written with
+#: words without a subject of their own
 _STOP_TEXT = """
 a about after all also although always am an and another any are as at back be because been before being
 between both but by can cannot could did do does done each either else etc even ever every few for from
@@ -19,11 +19,15 @@ something still such than that the their them themselves then there therefore th
 though through thus to together too under until up upon us use used uses using usually very via was way we
 well were what whatever when where whether which while who whom whose why will with within without would
 yes yet you your
+"""
+_RUBRIC_TEXT = """
 answer answers clear closes compares contrast contrasts correct correctly criterion describe describes discuss
 discusses explain explains give gives example examples mention mentions name names point points question
 right state states student suitable
 """
-_STOP_WORDS = frozenset(_STOP_TEXT.split())
+#: the verbs that rubrics are written with
+RUBRIC_WORDS = frozenset(_RUBRIC_TEXT.split()) | {"say", "says"}
+_STOP_WORDS = frozenset(_STOP_TEXT.split()) | RUBRIC_WORDS
 #: characters that only join others, and so make pairs that say nothing
 _JOINING_CHARACTERS = frozenset(
     "的了是在和与及或其之也就都而但于以为对把被从到个这那有能会可要说明解释指出给答"
@@ -40,6 +44,15 @@ def terms(text: str) -> list[str]:
             found += _pairs(token)
         elif token not in _STOP_WORDS and (len(token) > 1 or token.isdigit()):
             found.append(stem(token))
+    return found
+
+
+def tokens(text: str) -> list[str]:
+    """Every word of a text in order, in lower case, "isn't" as "is not"; Chinese as pairs of characters."""
+    found: list[str] = []
+    plain = text.lower().replace("’", "'").replace("can't", "can not").replace("n't", " not")
+    for token in _TOKEN.findall(plain):
+        found += _pairs(token) if _CJK.match(token) else [token]
     return found
 
 

@@ -21,6 +21,7 @@ from domain.batch import (
     StoredFile,
 )
 from domain.errors import BatchFrozen, Conflict, EmptyBatch, FileExists, LimitExceeded, NotFound
+from domain.estimates import FileSize
 from domain.ports import EventPosition, StoredUpload, Upload, Window
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 
@@ -95,6 +96,7 @@ LIST_FILES_SQL = f"""
 SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
 WHERE f.batch_id = %s ORDER BY f.name LIMIT %s OFFSET %s
 """
+FILE_SIZES_SQL = "SELECT name, size_bytes FROM files WHERE batch_id = %s"
 READ_FILE_SQL = f"""
 SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
 WHERE f.id = %s AND f.batch_id = %s AND f.tenant_id = %s
@@ -330,6 +332,11 @@ class PostgresBatches:
         rows = await self._postgres.rows(LIST_FILES_SQL, [batch_id, page_size, (page - 1) * page_size])
         counted = await self._postgres.row(COUNT_FILES_SQL, [batch_id])
         return [_file(row) for row in rows], counted["total"] if counted else 0
+
+    async def file_sizes(self, batch_id: str) -> list[FileSize]:
+        """Names and sizes of all its files."""
+        rows = await self._postgres.rows(FILE_SIZES_SQL, [batch_id])
+        return [FileSize(row["name"], row["size_bytes"]) for row in rows]
 
     async def file(self, tenant_id: str, batch_id: str, file_id: str) -> StoredFile:
         """One file; raises `NotFound`."""

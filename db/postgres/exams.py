@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 
 from db.postgres.pool import Connection, Postgres
 from domain.errors import NotFound
-from domain.exam import Criterion, Exam, Question, QuestionType
+from domain.exam import Criterion, Exam, GradedExample, Question, QuestionType
 
 INSERT_EXAM_SQL = """
 INSERT INTO exams (id, tenant_id, title, language) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING
@@ -119,6 +119,17 @@ async def _insert_question(connection: Connection, exam_id: str, position: int, 
         "tolerance": question.tolerance,
         "unit": question.unit,
         "reference": question.reference,
+        # as lists: jsonb sorts the keys of an object
+        "options": [list(each) for each in question.options],
+        "guidelines": question.guidelines,
+        "examples": [
+            {
+                "answer": each.answer,
+                "points": each.points,
+                "by_criterion": [list(one) for one in each.by_criterion],
+            }
+            for each in question.examples
+        ],
     }
     await connection.execute(
         INSERT_RUBRIC_SQL, [exam_id, question.id, 1, question.rubric_hash(), Jsonb(content)]
@@ -153,7 +164,16 @@ def _question(document: dict[str, Any]) -> Question:
         ),
         answer=content["answer"],
         accept=tuple(content["accept"]),
-        tolerance=content["tolerance"],
+        tolerance=float(content["tolerance"]),
         unit=content["unit"],
         reference=content["reference"],
+        # rows that are older than these fields do not have them
+        options=tuple((letter, text) for letter, text in content.get("options", [])),
+        guidelines=content.get("guidelines", ""),
+        examples=tuple(_example(each) for each in content.get("examples", [])),
     )
+
+
+def _example(document: dict[str, Any]) -> GradedExample:
+    by_criterion = tuple((criterion_id, float(points)) for criterion_id, points in document["by_criterion"])
+    return GradedExample(document["answer"], float(document["points"]), by_criterion)

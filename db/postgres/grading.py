@@ -34,8 +34,8 @@ ON CONFLICT (thread_id) DO UPDATE SET epoch = known.epoch + 1, updated_at = now(
 RETURNING epoch
 """
 FIND_SQL = """
-SELECT f.id, f.name, f.object_key, f.state, b.exam_id, b.rubric_version
-FROM files f JOIN batches b ON b.id = f.batch_id WHERE f.id = %s
+SELECT f.id, f.name, f.object_key, f.state, b.exam_id, b.rubric_version, t.secret
+FROM files f JOIN batches b ON b.id = f.batch_id JOIN tenants t ON t.id = b.tenant_id WHERE f.id = %s
 """
 PROPOSE_SQL = """
 INSERT INTO assessments (submission_id, generation, reader, thread_id, epoch, document)
@@ -150,6 +150,7 @@ class PostgresSubmissions:
             exam_id=str(row["exam_id"]),
             rubric_version=row["rubric_version"],
             state=FileState(row["state"]),
+            tenant_secret=bytes(row["secret"]),
         )
 
     async def propose(

@@ -15,6 +15,9 @@ from domain.errors import AssayError, EpochSuperseded, NotFound, PoolExhausted, 
 Connection = AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
 
+#: may append to the ledger and not rewrite it (migration 0003); migrations run as the owner
+APPLICATION_ROLE = "assay_app"
+
 _EPOCH_SUPERSEDED = "AS001"
 
 
@@ -29,11 +32,14 @@ def open_pool(
     lifetime_seconds: float = 3600,
     queue_limit: int = 500,
     name: str = "assay",
+    role: str | None = None,
 ) -> Pool:
     """A pool of autocommit connections, not opened yet; transactions are visible at the call.
 
     `check_on_acquire` costs a round trip for each use: for callers that cannot retry, such as the API.
+    `role` is what every session acts as, such as `APPLICATION_ROLE`; the login's own by default.
     """
+    options = "-c statement_timeout=30000 -c lock_timeout=10000"
     return AsyncConnectionPool(
         url,
         connection_class=AsyncConnection[DictRow],
@@ -46,7 +52,7 @@ def open_pool(
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 3,
-            "options": "-c statement_timeout=30000 -c lock_timeout=10000",
+            "options": f"{options} -c role={role}" if role else options,
         },
         min_size=min_size,
         max_size=max_size,
@@ -129,11 +135,16 @@ def _condition(error: psycopg.Error) -> AssayError | None:
         return EpochSuperseded(_first_line(error))
     if isinstance(error, errors.InvalidTextRepresentation) and "uuid" in str(error):
         return NotFound("There is no such id.")
-    # class 40: serialization failure, deadlock; 55P03: lock not available; 57: shutdown, timeouts
-    transient = (error.sqlstate or "").startswith(("40", "55P03", "57", "53", "08"))
-    if transient or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+    if is_transient(error):
         return PostgresUnavailable(f"Postgres does not answer: {_first_line(error)}")
     return None
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Whether the same statements may succeed when they are tried again."""
+    # class 40: serialization failure, deadlock; 55P03: lock not available; 57: shutdown, timeouts
+    transient = (error.sqlstate or "").startswith(("40", "55P03", "57", "53", "08"))
+    return transient or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -1,1 +1,1 @@
-"""The demonstration: an exam and a class's answers, written for this project."""
+"""The demonstration: two exams, their classes' answers and reference marks, and what is made of them."""

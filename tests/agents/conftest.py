@@ -11,10 +11,12 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agents.session import GradingSession
 from domain.batch import AgentState
+from domain.completion import Payer
 from domain.exam import Criterion, Exam, Question, QuestionType
 from domain.ports import AgentOutcome, AgentRun
 from gateway.scripted import Rule, Script, ScriptedModel
 
+SECRET = b"the tenant's own secret, 32 bytes"
 WHOLE = (Criterion("correct", 1.0, "The answer is correct."),)
 IDEAS = (Criterion("c1", 2.0, "Names the cause."), Criterion("c2", 1.0, "Names the effect."))
 
@@ -70,7 +72,17 @@ class Bench:
 
     @property
     def run(self) -> AgentRun:
-        return AgentRun("thread-1", 1, "file-1", 2, "scripted", self.exam, self.answers)
+        return AgentRun(
+            thread_id="thread-1",
+            epoch=1,
+            file_id="file-1",
+            generation=2,
+            model="scripted",
+            exam=self.exam,
+            answers=self.answers,
+            payer=Payer("tenant-1", "batch-1"),
+            secret=SECRET,
+        )
 
     @property
     def config(self) -> dict[str, Any]:

@@ -124,3 +124,37 @@ def test_a_long_answer_is_quoted_in_short():
     result = grade_closed(question("exact", "DNS"), "word " * 1_000)
     assert len(result.quote) <= 300
     assert result.quote.endswith("word")
+
+
+OPTIONS = (("A", "Application"), ("B", "Transport"), ("C", "Internet"), ("D", "Link"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "correct"),
+    [
+        ("C", True),
+        ("Internet", True),
+        ("internet.", True),
+        ("C) Internet", True),
+        ("Link", False),
+        ("B", False),
+    ],
+)
+def test_options_of_their_own_are_read_as_those_in_the_prompt(answer, correct):
+    check(question("multiple_choice", "C", prompt="Which layer?", options=OPTIONS), answer, correct)
+
+
+def test_a_letter_that_contradicts_its_option_is_doubtful():
+    the_question = question("multiple_choice", "C", prompt="Which layer?", options=OPTIONS)
+    assert check(the_question, "C) Transport", True).confidence < 0.5
+
+
+def test_options_stand_beside_those_in_the_prompt():
+    the_question = question("multiple_choice", "E", options=(("E", "None of them"),))
+    check(the_question, "none of them", True)
+    check(the_question, "Internet", False)
+
+
+@pytest.mark.parametrize(("answer", "correct"), [("C", True), ("A, B", True), ("B", False), ("A", False)])
+def test_another_choice_may_be_accepted(answer, correct):
+    check(question("multiple_choice", "C", accept=("A, B",)), answer, correct)

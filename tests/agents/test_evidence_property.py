@@ -10,6 +10,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from agents.session import GradingSession
 from domain.assessment import Assessment, check_assessment, missing_quotes, sum_points
+from domain.completion import Payer
 from domain.errors import ModelReplyInvalid
 from domain.exam import Criterion, Exam, Question, QuestionType
 from domain.ports import AgentRun
@@ -77,7 +78,17 @@ async def assess(exam: Exam, answers: dict[str, str], rules: tuple[Rule, ...], c
         models=ScriptedModel(Script(rules=rules)), open_saver=lambda epoch: saver, clock=clock
     )
     outcome = await session.assess(
-        AgentRun("thread-1", 1, "file-1", 1, "scripted", exam, answers),
+        AgentRun(
+            thread_id="thread-1",
+            epoch=1,
+            file_id="file-1",
+            generation=1,
+            model="scripted",
+            exam=exam,
+            answers=answers,
+            payer=Payer(),
+            secret=b"any",
+        ),
         on_state=lambda state: None,
         on_restart=lambda reason: None,
         draining=lambda: False,

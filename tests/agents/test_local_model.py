@@ -157,7 +157,7 @@ def test_reasons_tell_what_was_found_and_what_was_not():
     assert second.reason.startswith("This point was not found in your answer: Says that both sides")
 
 
-DEMO = Path(__file__).parents[2] / "runtime" / "demo"
+DEMO = Path(__file__).parents[2] / "runtime" / "demo" / "english"
 
 
 def demo() -> tuple[Exam, dict[str, dict[str, str]], dict[str, dict[str, float]]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.grading.replies import read_reply
+from agents.grading.replies import read_marking, read_reply
 from domain.errors import ModelReplyInvalid
 from domain.exam import Criterion, Question, QuestionType
 
@@ -75,3 +75,42 @@ def test_anything_else_is_refused_with_the_fields_name(text, field):
         read_reply(text, QUESTION)
     assert caught.value.field == field
     assert caught.value.message.startswith(f"{field}: ")
+
+
+GOOD = json.dumps({"criteria": [entry("c1"), entry("c2")]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{GOOD}\n```",
+        f"Here is my marking:\n\n{GOOD}\n\nI hope this helps.",
+        f'<think>{{"criteria": []}} or {GOOD}?</think>\n{GOOD}',
+        f"A set {{like this}} first. {GOOD}",
+    ],
+)
+def test_text_around_the_one_object_is_left_aside(text):
+    assert [each.criterion_id for each in read_reply(text, QUESTION)] == ["c1", "c2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{GOOD}\n{GOOD}", f'The student wrote {{"criteria": []}}. {GOOD}', f"{'{ ' * 30}{GOOD}", GOOD[:-1]],
+)
+def test_of_several_objects_or_half_of_one_none_is_taken(text):
+    with pytest.raises(ModelReplyInvalid) as caught:
+        read_reply(text, QUESTION)
+    assert caught.value.field == "reply"
+
+
+def test_the_models_word_on_instructions_is_read():
+    told = json.dumps({"instruction_in_answer": True, **json.loads(GOOD)})
+    assert read_marking(told, QUESTION).instruction_in_answer
+    assert not read_marking(GOOD, QUESTION).instruction_in_answer
+    with pytest.raises(ModelReplyInvalid, match=r"instruction_in_answer: expected true or false"):
+        read_marking(told.replace("true", '"yes"'), QUESTION)
+
+
+def test_a_message_shows_numbers_and_no_text_of_the_reply():
+    with pytest.raises(ModelReplyInvalid, match=r"points: expected a number, got text\."):
+        read_reply(json.dumps({"criteria": [entry(points="Ann Smith")]}), QUESTION)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 
-OPEN_PATHS = ("/health/live", "/health/ready")
+OPEN_PATHS = ("/health/live", "/health/ready", "/v1/schemas/exam")
 
 
 @asynccontextmanager

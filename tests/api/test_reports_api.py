@@ -5,6 +5,12 @@ import csv
 import io
 
 import httpx
+import pytest
+
+from domain.states import BATCH_MACHINE
+from runtime.resources import Resources
+from runtime.server import services
+from tests.builders import a_submission, graded
 
 
 async def test_a_report_has_a_row_a_file_in_json_and_in_csv(api: httpx.AsyncClient, batch_id: str) -> None:
@@ -25,6 +31,71 @@ async def test_a_report_has_a_row_a_file_in_json_and_in_csv(api: httpx.AsyncClie
     assert [row["submission_id"] for row in rows] == [each["submission_id"] for each in report["submissions"]]
 
 
+async def test_the_page_is_under_a_policy_that_lets_nothing_run(
+    api: httpx.AsyncClient, batch_id: str
+) -> None:
+    await api.put(f"/v1/batches/{batch_id}/files/%3Cscript%3E.txt", content=b"q1: 443")
+
+    answer = await api.get(f"/v1/batches/{batch_id}/report", params={"format": "html"})
+
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert "&lt;script&gt;.txt" in answer.text
+    assert "<script" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("accept", "type_"),
+    [
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("image/png", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("text/csv", "text/csv"),
+        ("text/csv;q=0.5, application/json", "application/json"),
+        ("TEXT/HTML; q=0.1, text/csv; q=0.9", "text/csv"),
+    ],
+)
+async def test_the_format_is_the_one_that_is_accepted_first(
+    api: httpx.AsyncClient, batch_id: str, accept: str, type_: str
+) -> None:
+    answer = await api.get(f"/v1/batches/{batch_id}/report", headers={"Accept": accept})
+
+    assert answer.headers["content-type"].startswith(type_)
+    assert answer.headers["vary"] == "Accept"
+
+
+async def test_criteria_are_added_where_they_are_asked_for(
+    api: httpx.AsyncClient, session_workers: None
+) -> None:
+    batch_id = await graded(api, {"a.json": a_submission(), "b.json": b"\xff"})
+    async with asyncio.timeout(60):
+        while (await api.get(f"/v1/batches/{batch_id}")).json()["status"] not in BATCH_MACHINE.final:
+            await asyncio.sleep(0.05)
+    url = f"/v1/batches/{batch_id}/report"
+
+    plain = (await api.get(url)).json()
+    detailed = (await api.get(url, params={"detail": "criteria"})).json()
+    answer = await api.get(url, params={"detail": "criteria", "format": "csv"})
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"), newline="")))
+
+    assert "criteria" not in plain["submissions"][0]
+    marks = detailed["submissions"][0]["criteria"]
+    assert sum(mark["points"] for mark in marks.values()) == plain["submissions"][0]["score"]
+    assert [float(rows[0][f"{place} points"]) for place in marks] == [
+        each["points"] for each in marks.values()
+    ]
+    assert detailed["submissions"][1]["criteria"] == {}
+    assert plain["failures"] == [
+        {"code": "unreadable_submission", "count": 1, "message": plain["submissions"][1]["failure_message"]}
+    ]
+    assert plain["usage"]["cost_usd"] is None
+    assert plain["timing"]["duration_seconds"] > 0
+
+
 async def test_a_hundred_concurrent_reads_are_answered_alike(api: httpx.AsyncClient, batch_id: str) -> None:
     await api.put(f"/v1/batches/{batch_id}/files/a.txt", content=b"q1: 443")
     url = f"/v1/batches/{batch_id}/report"
@@ -39,6 +110,33 @@ async def test_a_final_report_is_the_same_from_the_cache(api: httpx.AsyncClient,
     url = f"/v1/batches/{batch_id}/report"
 
     assert (await api.get(url)).json() == (await api.get(url)).json()
+
+
+async def test_a_report_that_an_older_version_has_cached_is_read_anew(
+    api: httpx.AsyncClient, session_resources: Resources, batch_id: str
+) -> None:
+    await api.post(f"/v1/batches/{batch_id}/cancel")
+    url = f"/v1/batches/{batch_id}/report"
+    whole = (await api.get(url)).json()
+    cache = services(session_resources).report_cache
+    await cache.write(batch_id, {name: whole[name] for name in ("batch", "counts", "submissions")})
+
+    assert (await api.get(url)).json() == whole
+    assert (await api.get(url, params={"format": "html"})).status_code == 200
+
+
+async def test_all_formats_of_a_final_batch_come_from_one_reading(
+    api: httpx.AsyncClient, session_resources: Resources, batch_id: str
+) -> None:
+    await api.post(f"/v1/batches/{batch_id}/cancel")
+    url = f"/v1/batches/{batch_id}/report"
+    await api.get(url)
+    cache = services(session_resources).report_cache
+    kept = await cache.read(batch_id)
+    assert kept is not None
+    await cache.write(batch_id, kept | {"batch": kept["batch"] | {"exam_title": "As cached"}})
+
+    assert "As cached" in (await api.get(url, params={"format": "html"})).text
 
 
 async def test_another_format_is_refused(api: httpx.AsyncClient, batch_id: str) -> None:

@@ -26,7 +26,17 @@ async def test_a_request_reaches_its_upstream_alone():
 
 async def test_an_unknown_model_is_named_with_those_that_are_known():
     directory = ModelDirectory({"scripted": ScriptedModel(), "local": ScriptedModel()})
-    with pytest.raises(UnknownModel, match="'gpt'; known here: local, scripted") as caught:
+    with pytest.raises(UnknownModel, match="'gpt' is not known here; known: local, scripted") as caught:
         await directory.complete(request("gpt"))
     assert caught.value.field == "model"
-    assert directory.names == ("local", "scripted")
+    assert str(directory.known) == "local, scripted"
+
+
+async def test_a_provider_serves_every_name_that_begins_with_it():
+    campus, local = ScriptedModel(), ScriptedModel()
+    directory = ModelDirectory({"local": local, "campus:special": local}, {"campus": campus})
+    for model in ("campus:qwen3", "campus:special", "local"):
+        assert (await directory.complete(request(model))).model == model
+    assert (campus.begun.total(), local.begun.total()) == (1, 2)
+    with pytest.raises(UnknownModel, match="known here; known: campus:special, local, campus:…"):
+        await directory.complete(request("other:qwen3"))

@@ -158,6 +158,9 @@ def test_a_batch_is_graded_watched_reported_and_listed(up: Up, classroom: Classr
     csv = run_assay(up.folder, "report", batch_id, "--csv").stdout.lstrip("\ufeff").splitlines()
     assert len(csv) == 6
     assert csv[0].startswith("submission_id,name,state,score")
+    page = up.folder.parent / "report.html"
+    assert run_assay(up.folder, "report", batch_id, "--out", str(page)).returncode == 0
+    assert "Known marks" in page.read_text(encoding="utf-8")
     shown = run_assay(up.folder, "report", batch_id)
     assert "Known marks" in shown.stdout
     assert "student-001.json" in shown.stdout

@@ -1,0 +1,1 @@
+"""Intake: a submitted file of whatever format read as answers; documents in a confined child process."""

@@ -1,0 +1,98 @@
+"""What a criterion looks for: its description and the sentences of the reference that go with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from agents.local.reading import Reading
+from agents.local.sentences import pieces
+from agents.local.vectors import Vector
+from agents.local.words import RUBRIC_WORDS, is_chinese, terms, words
+from domain.exam import Criterion, Question
+
+#: a reference sentence belongs to a criterion from this share of the best one's match
+_RELATED_FROM = 0.6
+#: how much of a word's weight its nearness to the question takes away at most
+_PROMPT_DISCOUNT = 0.9
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One criterion's expected text, read; `sentences` are what it is made of."""
+
+    reading: Reading
+    sentences: tuple[Reading, ...]
+    prompt: Reading
+
+    @cached_property
+    def own(self) -> Vector:
+        """1 for each expected word that the question does not use itself."""
+        return 1.0 - self.reading.mask(self.prompt.stem_set)
+
+    @cached_property
+    def nearness_to_prompt(self) -> Vector:
+        """How near each expected word is to the nearest of the question's."""
+        return nearness(self.reading, self.prompt)
+
+    @cached_property
+    def discounted(self) -> Vector:
+        """Each expected word's weight, less what the question gives away."""
+        return discounted(self.reading, self.prompt)
+
+    @cached_property
+    def shown_words(self) -> dict[str, str]:
+        """The expected words that a reader may be shown, by stem, the weightiest first; none are Chinese."""
+        order = np.argsort(-self.discounted, kind="stable")
+        written = {term: word for word, term in reversed(words(self.reading.text))}
+        stems = [self.reading.stems[index] for index in order if self.own[index]]
+        return {each: written[each] for each in stems if each in written and not is_chinese(each)}
+
+
+def nearness(expected: Reading, given: Reading) -> Vector:
+    """How near each expected word is to the nearest given one: 1 for the same stem, the cosine else."""
+    if not expected.words or not given.words:
+        return np.zeros(len(expected.words))
+    return np.maximum((expected.units @ given.units.T).max(axis=1), expected.mask(given.stem_set))
+
+
+def discounted(text: Reading, prompt: Reading) -> Vector:
+    """Each word's weight, less the more the nearer it is to a word of the question."""
+    return text.weights * (1.0 - _PROMPT_DISCOUNT * np.clip(nearness(text, prompt), 0.0, 1.0))
+
+
+# a few hundred kilobytes each: the questions of the exams at work, not of all that ever were
+@lru_cache(maxsize=200)
+def expectations(question: Question) -> tuple[Expectation, ...]:
+    """What each criterion of the question looks for, in the rubric's order."""
+    prompt = Reading(question.prompt)
+    reference = pieces(question.reference)
+    return tuple(
+        _expectation(_described(criterion), _related(criterion, question, reference), prompt)
+        for criterion in question.criteria
+    )
+
+
+def _expectation(described: str, related: Sequence[str], prompt: Reading) -> Expectation:
+    parts = [each for each in (described, *related) if each]
+    return Expectation(Reading("\n".join(parts)), tuple(Reading(each) for each in parts), prompt)
+
+
+def _described(criterion: Criterion) -> str:
+    """The description without the verbs of rubrics; empty if nothing else was there."""
+    if is_chinese(criterion.description):
+        return criterion.description if terms(criterion.description) else ""
+    if not terms(criterion.description):
+        return ""
+    return " ".join(each for each in criterion.description.split() if each.lower() not in RUBRIC_WORDS)
+
+
+def _related(criterion: Criterion, question: Question, reference: Sequence[str]) -> list[str]:
+    """The reference's sentences that speak of what the criterion describes; all where it is the only one."""
+    if len(question.criteria) == 1:
+        return list(reference)
+    described = set(terms(criterion.description))
+    matches = [len(described.intersection(terms(piece))) for piece in reference]
+    best = max(matches, default=0)
+    return [piece for piece, match in zip(reference, matches, strict=True) if best and match >= _RELATED_FROM * best]

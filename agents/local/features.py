@@ -1,0 +1,143 @@
+"""What is measured of an answer against an expectation: a row of numbers, each with a name."""
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from agents.local.cues import contradictions, share_stated
+from agents.local.expectations import Expectation, discounted, nearness
+from agents.local.reading import Reading
+from agents.local.vectors import Vector
+
+NAMES = (
+    "recall",
+    "recall_beyond_question",
+    "recall_discounted",
+    "saturated_recall",
+    "top_half_recall",
+    "weakest_sentence",
+    "gain_over_question",
+    "balance",
+    "balance_beyond_question",
+    "balance_discounted",
+    "character_run_recall",
+    "character_run_cosine",
+    "neighbouring_words",
+    "cosine_beyond_question",
+    "cosine_of_own_words",
+    "copied_share",
+    "length",
+    "relative_length",
+    "negation_differs",
+    "contradictions",
+    "sides_agree",
+    "quantities_stated",
+    "clueless",
+)
+#: nobody repeats all words of a long expectation: what counts as everything grows more slowly
+_LENGTH_EXPONENT = 0.6
+#: where no quantity is expected, neither stating one nor leaving it out says anything
+_NO_QUANTITY = 0.5
+
+
+def measure(expectation: Expectation, answer: Reading) -> Vector:
+    """The features by `NAMES`; most lie between 0 and 1."""
+    aligned = _alignment(expectation, answer)
+    values = {
+        **aligned,
+        **_character_runs(expectation.reading, answer),
+        **_directions(expectation, answer),
+        **_cues(expectation.reading, answer, aligned["recall_discounted"]),
+    }
+    return np.array([values[name] for name in NAMES], dtype=np.float64)
+
+
+def _alignment(expectation: Expectation, answer: Reading) -> dict[str, float]:
+    """Word by word: what is expected and found, and what is given and wanted."""
+    expected, prompt = expectation.reading, expectation.prompt
+    found, wanted = nearness(expected, answer), nearness(answer, expected)
+    in_prompt = answer.mask(prompt.stem_set)
+    recall = _mean(found, expected.weights)
+    beyond = _mean(found, expected.weights * expectation.own)
+    own = _mean(found, expectation.discounted)
+    total = float(expectation.discounted.sum())
+    return {
+        "recall": recall,
+        "recall_beyond_question": beyond,
+        "recall_discounted": own,
+        "saturated_recall": float(found @ expectation.discounted) / total**_LENGTH_EXPONENT if total > 0 else 0.0,
+        "top_half_recall": _top_half(found),
+        "weakest_sentence": min((_mean(nearness(each, answer), each.weights) for each in expectation.sentences), default=0.0),
+        "gain_over_question": recall - _mean(expectation.nearness_to_prompt, expected.weights),
+        "balance": _balance(recall, _mean(wanted, answer.weights)),
+        "balance_beyond_question": _balance(beyond, _mean(wanted, answer.weights * (1.0 - in_prompt))),
+        "balance_discounted": _balance(own, _mean(wanted, discounted(answer, prompt))),
+        "neighbouring_words": len(expected.neighbours & answer.neighbours) / max(1, len(expected.neighbours)),
+        "copied_share": float(in_prompt.mean()) if len(in_prompt) else 1.0,
+        "length": math.log1p(len(answer.words)),
+        "relative_length": math.log1p(len(answer.words)) - math.log1p(len(expected.words)),
+    }  # fmt: skip
+
+
+def _character_runs(expected: Reading, answer: Reading) -> dict[str, float]:
+    shared = sum((expected.character_runs & answer.character_runs).values())
+    return {
+        "character_run_recall": shared / max(1, expected.character_runs.total()),
+        "character_run_cosine": _counter_cosine(expected.character_runs, answer.character_runs),
+    }
+
+
+def _directions(expectation: Expectation, answer: Reading) -> dict[str, float]:
+    """The cosines of the two texts' vectors, without what both share with the question."""
+    expected, prompt = expectation.reading, expectation.prompt
+    axis = _unit(prompt.vector)
+    own = expected.units.T @ (expected.weights * expectation.own)
+    theirs = answer.units.T @ (answer.weights * (1.0 - answer.mask(prompt.stem_set)))
+    return {
+        "cosine_beyond_question": _cosine(
+            expected.vector - (expected.vector @ axis) * axis, answer.vector - (answer.vector @ axis) * axis
+        ),
+        "cosine_of_own_words": _cosine(own, theirs),
+    }
+
+
+def _cues(expected: Reading, answer: Reading, recall: float) -> dict[str, float]:
+    """What turns a statement around; a denial matters as far as the rest is what was expected."""
+    quantities = expected.quantities
+    return {
+        "negation_differs": recall * float(expected.denies != answer.denies),
+        "contradictions": recall * min(2, contradictions(expected.sided_words, answer.sided_words)),
+        "sides_agree": float(min(2, len(expected.sided_words & answer.sided_words))),
+        "quantities_stated": share_stated(quantities, answer.quantities) if quantities else _NO_QUANTITY,
+        "clueless": float(answer.clueless),
+    }
+
+
+def _mean(values: Vector, weights: Vector) -> float:
+    total = float(weights.sum())
+    return float(values @ weights) / total if total > 1e-9 else 0.0
+
+
+def _balance(recall: float, precision: float) -> float:
+    """The harmonic mean."""
+    return 2.0 * recall * precision / (recall + precision) if recall > 0 and precision > 0 else 0.0
+
+
+def _top_half(found: Vector) -> float:
+    kept = max(1, len(found) // 2)
+    return float(np.sort(found)[::-1][:kept].mean()) if len(found) else 0.0
+
+
+def _unit(vector: Vector) -> Vector:
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
+def _cosine(one: Vector, other: Vector) -> float:
+    return float(_unit(one) @ _unit(other))
+
+
+def _counter_cosine(one: Counter[str], other: Counter[str]) -> float:
+    shared = sum(count * other[run] for run, count in one.items() if run in other)
+    lengths = math.sqrt(sum(n * n for n in one.values()) * sum(n * n for n in other.values()))
+    return shared / lengths if lengths else 0.0

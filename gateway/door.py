@@ -1,0 +1,150 @@
+"""The door: each call to a model is held, dispatched, journaled and settled exactly once (L5, L6)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+import structlog
+
+from domain.completion import CompletionReply, CompletionRequest
+from domain.errors import AssayError, ModelUnavailable
+from domain.ledger import (
+    CallKey,
+    DoubtRule,
+    Hold,
+    Ledger,
+    LedgerCall,
+    Mode,
+    Replayed,
+    Settlement,
+    Timing,
+    Underway,
+    usage_document,
+)
+from domain.ports import Models, Prices
+from domain.prices import split_model
+from gateway.tokens import TokenEstimates
+
+#: rounds of waiting for another attempt's call; each is as long as its reply may take
+MOST_WAITS = 20
+
+
+@dataclass(frozen=True)
+class CallTerms:
+    """How long a model's reply may take, and what a call costs that nobody knows the end of."""
+
+    reply_seconds: float = 120.0
+    doubt_rule: DoubtRule = DoubtRule.FULL
+
+
+async def sleep_until(moment: datetime) -> None:
+    """Wait for that moment."""
+    await asyncio.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+
+
+class Door:
+    """The only door to a model for agents; a retried call is answered from the journal and not paid again."""
+
+    def __init__(
+        self,
+        upstreams: Models,
+        ledger: Ledger,
+        prices: Prices,
+        tokens: TokenEstimates,
+        *,
+        terms: Callable[[str], CallTerms],
+        mode: Mode = Mode.STRICT,
+        wait_until: Callable[[datetime], Awaitable[None]] = sleep_until,
+    ) -> None:
+        self._upstreams = upstreams
+        self._ledger = ledger
+        self._prices = prices
+        self._tokens = tokens
+        self._terms = terms
+        self._mode = mode
+        self._wait_until = wait_until
+
+    async def complete(self, request: CompletionRequest) -> CompletionReply:
+        """The reply, paid for once; raises `BudgetExhausted`, `UnpricedModel` and what upstreams raise."""
+        call = await self._priced(request)
+        for _ in range(MOST_WAITS):
+            began = await self._ledger.begin(call, dispatch=True, fence=request.fence)
+            if isinstance(began, Replayed):
+                return began.entry.reply
+            if isinstance(began, Hold):
+                return await self._ask(began, request)
+            await self._wait_for(began, request)
+        raise ModelUnavailable(f"{request.key}: other attempts are at this call again and again.")
+
+    async def _priced(self, request: CompletionRequest) -> LedgerCall:
+        """The call at its worst case: as many tokens in as its bytes can be, as many out as it allows."""
+        prices = await self._prices.of_model(request.model)
+        tokens_in = await self._tokens.most_tokens_in(request)
+        rates = prices.rates(tokens_in)
+        provider, model = split_model(request.model)
+        terms = self._terms(request.model)
+        return LedgerCall(
+            key=CallKey.of(request),
+            request_hash=request.request_hash(),
+            payer=request.payer,
+            estimated=rates.cost({"tokens_in": tokens_in, "tokens_out": request.max_tokens}),
+            provider=provider,
+            model=model,
+            trace_id=request.trace_id,
+            file_id=request.step.file_id,
+            rates=rates,
+            mode=self._mode,
+            doubt_rule=terms.doubt_rule,
+            reply_seconds=terms.reply_seconds,
+        )
+
+    async def _wait_for(self, underway: Underway, request: CompletionRequest) -> None:
+        structlog.get_logger("assay.gateway").info(
+            "call_underway", key=request.key, until=underway.until.isoformat()
+        )
+        await self._wait_until(underway.until)
+
+    async def _ask(self, hold: Hold, request: CompletionRequest) -> CompletionReply:
+        began = monotonic()
+        try:
+            async with asyncio.timeout(hold.call.reply_seconds):
+                reply = await self._upstreams.complete(request)
+        except TimeoutError as error:
+            await self._ledger.doubt(hold, "no reply in time")
+            message = f"{request.model} gave no reply in {hold.call.reply_seconds:g} s."
+            raise ModelUnavailable(message, in_doubt=True) from error
+        except AssayError as error:
+            if isinstance(error, ModelUnavailable) and error.in_doubt:
+                await self._ledger.doubt(hold, error.code)
+            else:
+                # refused before it was worked on: nothing was used
+                await self._ledger.cancel(hold, error.code)
+            raise
+        except BaseException as error:
+            # cancelled, or a defect of ours: the upstream may be at work all the same
+            await asyncio.shield(self._ledger.doubt(hold, type(error).__name__))
+            raise
+        # a reply that came is paid for: a cancellation waits until it is in the journal
+        settled = asyncio.ensure_future(self._settle(hold, request, reply, monotonic() - began))
+        try:
+            return await asyncio.shield(settled)
+        except asyncio.CancelledError:
+            await settled
+            raise
+
+    async def _settle(
+        self, hold: Hold, request: CompletionRequest, reply: CompletionReply, seconds: float
+    ) -> CompletionReply:
+        rates = (await self._prices.of_model(request.model)).rates(reply.usage.tokens_in)
+        settlement = Settlement(
+            reply=reply,
+            actual=rates.cost(usage_document(reply.usage)),
+            provider=hold.call.provider,
+            rates=rates,
+            timing=Timing(total_ms=round(seconds * 1000)),
+        )
+        entry = await self._ledger.settle(hold, settlement)
+        await self._tokens.learn(request, reply.usage.tokens_in)
+        return entry.reply

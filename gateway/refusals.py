@@ -1,0 +1,140 @@
+"""What providers refuse with, in the domain's errors.
+
+Their messages are not passed on: some quote the prompt, some the key.
+"""
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from domain.errors import (
+    AssayError,
+    ModelAccessDenied,
+    ModelRefused,
+    ModelUnavailable,
+    PromptTooLong,
+    UnknownModel,
+)
+from gateway.providers import Provider
+
+#: a provider may ask for any wait; a longer one is cut to this
+MAX_RETRY_AFTER_SECONDS = 600.0
+
+_OVERFLOW = re.compile(
+    r"context_length_exceeded|exceed_context|maximum context length|context (?:window|size)", re.I
+)
+_TRY_AGAIN = {408, 409, 425, 429}
+
+
+@contextmanager
+def translated(model: str, provider: Provider) -> Iterator[None]:
+    """Raise what a provider's client raises as the domain's errors."""
+    try:
+        yield
+    except AssayError:
+        raise
+    except Exception as error:  # noqa: BLE001  # every client has its own tree of errors
+        # `from None`: the original carries the request, and with it what a student wrote
+        raise _condition(error, model, provider) from None
+
+
+def _condition(error: Exception, model: str, provider: Provider) -> AssayError:
+    from langchain_core.exceptions import ContextOverflowError, ModelConnectionError, ModelTimeoutError
+
+    status = _status(error)
+    if isinstance(error, ContextOverflowError) or status == 413 or (status == 400 and _is_overflow(error)):
+        return PromptTooLong(f"{model}: question, rubric and answer together are more than it reads at once.")
+    if status in (401, 403):
+        return ModelAccessDenied(f"{model}: access denied ({status}); check {provider.key_setting}.")
+    if status == 404:
+        return UnknownModel(f"model: the provider of {model!r} knows no model of that name.", field="model")
+    if status is not None and (status in _TRY_AGAIN or status >= 500):
+        return ModelUnavailable(
+            f"{model} is not available now (status {status}{_said(error)}).",
+            retry_after_seconds=_retry_after(error),
+        )
+    if status is not None:
+        return ModelRefused(f"{model}: the call was refused (status {status}{_said(error)}).{_hint(error)}")
+    if isinstance(error, (ModelTimeoutError, TimeoutError)):
+        return ModelUnavailable(f"{model} did not answer in time.", in_doubt=True)
+    if isinstance(error, (ModelConnectionError, OSError)) or _is_transport(error):
+        return ModelUnavailable(f"{model}: no connection to its server.", in_doubt=not _never_sent(error))
+    return ModelRefused(f"{model}: the call failed in its client ({type(error).__name__}, {_place(error)}).")
+
+
+def _place(error: Exception) -> str:
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status, as the clients of most providers carry it."""
+    response = getattr(error, "response", None)
+    for stated in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
+        if isinstance(stated, int):
+            return stated
+    return None
+
+
+def _said(error: Exception) -> str:
+    """The provider's code, type and parameter: fixed words of its own, unlike its message."""
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, Mapping) else None
+    if not isinstance(inner, Mapping):
+        return ""
+    words = [str(inner[name]) for name in ("type", "code", "param") if _is_word(inner.get(name))]
+    return "".join(f", {word}" for word in dict.fromkeys(words))
+
+
+def _is_overflow(error: Exception) -> bool:
+    # servers that speak OpenAI's protocol agree on no code for it
+    return _OVERFLOW.search(f"{error} {_said(error)}") is not None
+
+
+def _is_word(value: Any) -> bool:
+    return (
+        isinstance(value, str) and 0 < len(value) <= 60 and value.replace("_", "").replace(".", "").isalnum()
+    )
+
+
+def _hint(error: Exception) -> str:
+    if any(word in _said(error) for word in ("response_format", "output_config", "output_format")):
+        return " If it takes no JSON Schema, turn structured_output off in the settings."
+    return ""
+
+
+def _retry_after(error: Exception) -> float | None:
+    """The wait that the provider states, in milliseconds or seconds; `None` where it states none."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    if headers is None:
+        return None
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            # a date instead of a number is allowed too, and nobody sends it
+            continue
+        if seconds >= 0:
+            return min(seconds, MAX_RETRY_AFTER_SECONDS)
+    return None
+
+
+def _is_transport(error: BaseException) -> bool:
+    import httpx
+
+    return isinstance(error, httpx.TransportError)
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether no byte of the call left: the connection was never made."""
+    import httpx
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout, ConnectionRefusedError)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

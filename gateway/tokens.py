@@ -1,0 +1,57 @@
+"""How many tokens an input has at most: learned from what upstreams count, by family of models (L2)."""
+
+import asyncio
+from collections import Counter
+from fractions import Fraction
+from time import monotonic
+
+from domain.completion import CompletionRequest
+from domain.estimates import hundredths_of, most_tokens_in, tokens_factor
+from domain.ports import TokenRatios
+from domain.prices import family_of
+
+#: counts are figures that may be lost (G3.2): they are written now and then
+WRITE_EVERY_CALLS = 200
+READ_EVERY_SECONDS = 300.0
+
+
+class TokenEstimates:
+    """Estimates inputs in bytes of UTF-8, so that Chinese text is not under-counted (X8)."""
+
+    def __init__(self, ratios: TokenRatios) -> None:
+        self._ratios = ratios
+        self._factors: dict[str, tuple[Fraction, float]] = {}
+        self._seen: dict[str, Counter[int]] = {}
+        self._writing = asyncio.Lock()
+
+    async def most_tokens_in(self, request: CompletionRequest) -> int:
+        """The most tokens that the request's input has."""
+        return most_tokens_in(input_bytes(request), await self._factor(family_of(request.model)))
+
+    async def learn(self, request: CompletionRequest, tokens_in: int) -> None:
+        """Hear how many tokens an input was counted as."""
+        family = family_of(request.model)
+        seen = self._seen.setdefault(family, Counter())
+        seen[hundredths_of(tokens_in, input_bytes(request))] += 1
+        if seen.total() >= WRITE_EVERY_CALLS:
+            await self.write()
+
+    async def write(self) -> None:
+        """Write down what was counted since the last time."""
+        async with self._writing:
+            seen, self._seen = self._seen, {}
+            for family, counts in seen.items():
+                await self._ratios.add(family, counts)
+
+    async def _factor(self, family: str) -> Fraction:
+        factor, read_at = self._factors.get(family, (Fraction(1), float("-inf")))
+        if monotonic() - read_at > READ_EVERY_SECONDS:
+            factor = tokens_factor(await self._ratios.of_family(family))
+            self._factors[family] = (factor, monotonic())
+        return factor
+
+
+def input_bytes(request: CompletionRequest) -> int:
+    """The bytes of everything that is sent, the schema included."""
+    sent = "".join(message.content for message in request.messages) + repr(request.schema)
+    return len(sent.encode()) if request.messages else len(request.answer.encode())

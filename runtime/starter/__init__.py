@@ -1,0 +1,1 @@
+"""The exams that `assay exam new` begins one with, a language each."""
