@@ -8,7 +8,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Scope
 
-from api import batches, census, exams, files, health, pauses, progress, reports, submissions, tables, uploads
+from api import (
+    batches,
+    census,
+    estimates,
+    exams,
+    files,
+    health,
+    pauses,
+    progress,
+    reports,
+    submissions,
+    tables,
+    uploads,
+)
 from api.errors import Problem, answer_defect, install_error_handlers
 from api.trace import TraceMiddleware
 
@@ -35,7 +48,19 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         # a redirect would turn a file's name that ends in a slash into another name
         redirect_slashes=False,
     )
-    routers = (exams, batches, pauses, uploads, tables, files, reports, progress, submissions, census)
+    routers = (
+        exams,
+        batches,
+        estimates,
+        pauses,
+        uploads,
+        tables,
+        files,
+        reports,
+        progress,
+        submissions,
+        census,
+    )
     for each in routers:
         app.include_router(each.router)
     # the paths of the sources answer too (B1.1)

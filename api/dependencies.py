@@ -27,11 +27,13 @@ from domain.ports import (
     Objects,
     Orchestrator,
     Pinged,
+    Prices,
     ProgressBell,
     ReportCache,
     ResultCache,
     Results,
     Resumptions,
+    TokenRatios,
 )
 
 Scope = Literal["read", "submit", "admin"]
@@ -101,6 +103,8 @@ class Services:
     exams: Exams
     batches: Batches
     resumptions: Resumptions
+    prices: Prices
+    token_ratios: TokenRatios
     results: Results
     result_cache: ResultCache
     report_cache: ReportCache

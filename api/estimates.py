@@ -74,7 +74,7 @@ class RangeView(BaseModel):
 
 
 class EstimateView(BaseModel):
-    """What it will cost: as usual, and at the very most, with every reply as long as it may be and repaired."""
+    """What it will cost: as usual, and at the very most, with every reply as long as may be and repaired."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_ESTIMATE]})
 

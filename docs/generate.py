@@ -14,7 +14,7 @@ from pathlib import Path
 from api.errors import STATUSES
 from domain import errors, exam, fields
 from domain.errors import AssayError
-from domain.exam_document import MAX_DEPTH, read_document
+from domain.exam_document import MAX_DEPTH, MAX_VALUES, read_document
 from domain.exam_schema import exam_schema
 from domain.states import BATCH_MACHINE, FILE_MACHINE
 
@@ -93,6 +93,7 @@ def exam_limits() -> str:
         "characters of a unit": exam.MAX_UNIT_LENGTH,
         "characters of a language": exam.MAX_LANGUAGE_LENGTH,
         "levels of nesting": MAX_DEPTH,
+        "values of a file, texts and numbers": MAX_VALUES,
         "mistakes told at once": fields.MAX_MISTAKES,
     }
     rows = ["| limit | |", "| --- | ---: |", *(f"| {name} | {most:,} |" for name, most in limits.items())]

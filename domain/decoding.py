@@ -116,7 +116,7 @@ _NEIGHBOURS = (("euc_jp", "[\u3040-\u30ff]", 0.2), ("euc_kr", "[\uac00-\ud7a3]",
 
 
 def _japanese_or_korean(content: bytes) -> bool:
-    """Whether the bytes make a text in their encodings, too, which share their ranges with the Chinese ones."""
+    """Whether the bytes are text in their encodings, too, which share ranges with the Chinese ones."""
     for encoding, syllables, share in _NEIGHBOURS:
         text = re.sub(r"[\x00-\x7f]", "", _strict(content, encoding) or "")[:_PASSAGE]
         if text and len(re.findall(syllables, text)) >= share * len(text):

@@ -271,13 +271,11 @@ def _read_example(section: Section, question: Question) -> GradedExample:
 
 def _read_marks(section: Section, criteria: tuple[Criterion, ...]) -> tuple[tuple[str, float], ...]:
     """An example's points by criterion, each of them stated."""
-    section = replace(section, samples={criterion.id: "0" for criterion in criteria})
-    section.allow(*(criterion.id for criterion in criteria))
-    return tuple(
-        (criterion.id, section.number(criterion.id, at_most=_bound(criterion.points)))
-        for criterion in criteria
-        if criterion.id
-    )
+    # ids that are there twice or not at all are told at the criteria
+    caps = {criterion.id: criterion.points for criterion in criteria if criterion.id}
+    section = replace(section, samples=dict.fromkeys(caps, "0"))
+    section.allow(*caps)
+    return tuple((each, section.number(each, at_most=_bound(cap))) for each, cap in caps.items())
 
 
 def _bound(points: float) -> float:

@@ -20,6 +20,8 @@ from domain.fields import MAX_MISTAKES, Mistake, WrittenNumber, path_of
 
 #: an exam needs five levels; what goes deeper is meant to exhaust a stack
 MAX_DEPTH = 30
+#: values of one file; 100,000 of them take a second
+MAX_VALUES = 300_000
 #: longer numbers are not made integers: that takes time in the square of their length
 MAX_INTEGER_LENGTH = 16
 
@@ -133,6 +135,7 @@ class _Building:
         self._events = events
         self.places: dict[str, Place] = {}
         self.mistakes: list[Mistake] = []
+        self._values = 0
 
     def document(self) -> object:
         """The value of the only document; `None` if there is none."""
@@ -148,8 +151,7 @@ class _Building:
         return value
 
     def _value(self, event: yaml.Event, path: str, depth: int) -> object:
-        if depth > MAX_DEPTH:
-            raise _Unreadable(_too_deep(*_place(event)))
+        self._bound(event, depth)
         if isinstance(event, yaml.AliasEvent):
             self._note(path, "aliases (*name) are not followed", "Write the value out.", event)
             return None
@@ -158,6 +160,15 @@ class _Building:
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(path, depth)
         return self._mapping(path, depth)
+
+    def _bound(self, event: yaml.Event, depth: int) -> None:
+        self._values += 1
+        if depth > MAX_DEPTH:
+            remedy = "An exam needs five; close what is open."
+            raise _Unreadable(Mistake("", f"nested deeper than {MAX_DEPTH} levels", remedy, *_place(event)))
+        if self._values > MAX_VALUES:
+            remedy = "Split the exam into several."
+            raise _Unreadable(Mistake("", f"more than {MAX_VALUES:,} values", remedy, *_place(event)))
 
     def _scalar(self, event: yaml.ScalarEvent, path: str) -> object:
         if event.tag not in _TEXT_TAGS:
@@ -204,11 +215,6 @@ class _Building:
 def _place(event: yaml.Event) -> Place:
     mark = event.start_mark
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
-
-
-def _too_deep(line: int, column: int) -> Mistake:
-    reason = f"nested deeper than {MAX_DEPTH} levels"
-    return Mistake("", reason, "An exam needs five; close what is open.", line, column)
 
 
 def _plain_value(text: str) -> object:

@@ -133,12 +133,20 @@ def _class_summary(installation: Installation, outcome: Outcome, comparison: Com
         "needs_review": report["needs_review"],
         "advisory": report["advisory"],
         "agreement": comparison.document(),
+        "review_queue": list(_queue(report)),
         "suspected_injections": [each["name"] for each in outcome.results if is_suspected(each)],
         "broken_files": list(_broken_files(report)),
         "report": str(outcome.page),
         "report_api": report_address(installation, outcome.batch_id),
         "temporal_ui": batch_page(installation, outcome.batch_id),
     }
+
+
+def _queue(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Who waits for a person and why, the most urgent first."""
+    reasons = {each["submission_id"]: each["review_reasons"] for each in report["submissions"]}
+    for each in report["review_queue"]:
+        yield {"name": each["name"], "reasons": reasons[each["submission_id"]]}
 
 
 def _broken_files(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:

@@ -12,11 +12,13 @@ from api.metrics import ApiMetrics
 from db.postgres.batches import PostgresBatches
 from db.postgres.exams import PostgresExams
 from db.postgres.pauses import PostgresPauses
+from db.postgres.prices import PostgresPrices, PostgresTokenRatios
 from db.postgres.reports import PostgresResults
 from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
 from db.states import StoredAgentStates
+from gateway.catalogue import canonical_name, catalogue
 from runtime.gateway import known_models
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
@@ -32,6 +34,8 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
         exams=PostgresExams(postgres),
         batches=PostgresBatches(postgres),
         resumptions=PostgresPauses(postgres),
+        prices=PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
+        token_ratios=PostgresTokenRatios(postgres),
         results=PostgresResults(postgres),
         result_cache=RedisResultCache(redis),
         report_cache=RedisReportCache(redis),

@@ -1,9 +1,10 @@
 """What turns a statement around, though its words stay: negation, opposites, other numbers and units."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from agents.grading.units import factor_between, is_unit
+from agents.local.words import tokens
 from domain.exam import parse_number
 
 _NEGATIONS = frozenset(
@@ -12,6 +13,9 @@ _NEGATIONS = frozenset(
 )
 #: 不 and its kin, but not where they are part of a word that denies nothing
 _CHINESE_NEGATION = re.compile(r"不(?![同仅但断管])|(?<!有)没|无(?!论)|非(?!常)|未(?!来)|并非|毫无")
+#: how far a negation reaches, in words and in Chinese characters
+_REACH = 4
+_CHINESE_REACH = 4
 _CLUELESS = re.compile(
     r"\b(?:do(?:n[’']?t| not) (?:know|understand)|no idea|idk)\b|不知道|不清楚|不会做", re.IGNORECASE
 )
@@ -38,9 +42,15 @@ _COUNTS = dict(
 _QUANTITY = re.compile(r"(?<![\w.])(\d+(?:[.,]\d+)*)\s*([^\W\d_]+(?:/[a-zA-Z]+)?|%|°[CF]?|€|\$)?")
 
 
-def denies(text: str, tokens: Iterable[str]) -> bool:
-    """Whether the text has a negation."""
-    return not _NEGATIONS.isdisjoint(tokens) or _CHINESE_NEGATION.search(text) is not None
+def denied_words(text: str, read: Sequence[str]) -> frozenset[str]:
+    """The words that a negation stands before, at most a few words away."""
+    denied: set[str] = set()
+    for index, token in enumerate(read):
+        if token in _NEGATIONS:
+            denied.update(read[index + 1 : index + 1 + _REACH])
+    for match in _CHINESE_NEGATION.finditer(text):
+        denied.update(tokens(text[match.end() : match.end() + _CHINESE_REACH]))
+    return frozenset(denied)
 
 
 def is_clueless(text: str) -> bool:

@@ -27,6 +27,11 @@ class Expectation:
     prompt: Reading
 
     @cached_property
+    def own_terms(self) -> frozenset[str]:
+        """The expected terms that the question does not use itself."""
+        return self.reading.terms - self.prompt.terms
+
+    @cached_property
     def own(self) -> Vector:
         """1 for each expected word that the question does not use itself."""
         return 1.0 - self.reading.mask(self.prompt.stem_set)

@@ -11,6 +11,7 @@ from agents.local.reading import Reading
 from agents.local.vectors import Vector
 
 NAMES = (
+    "terms_beyond_question",
     "recall",
     "recall_beyond_question",
     "recall_discounted",
@@ -63,6 +64,7 @@ def _alignment(expectation: Expectation, answer: Reading) -> dict[str, float]:
     own = _mean(found, expectation.discounted)
     total = float(expectation.discounted.sum())
     return {
+        "terms_beyond_question": len(expectation.own_terms & answer.terms) / max(1, len(expectation.own_terms)),
         "recall": recall,
         "recall_beyond_question": beyond,
         "recall_discounted": own,
@@ -103,10 +105,10 @@ def _directions(expectation: Expectation, answer: Reading) -> dict[str, float]:
 
 
 def _cues(expected: Reading, answer: Reading, recall: float) -> dict[str, float]:
-    """What turns a statement around; a denial matters as far as the rest is what was expected."""
-    quantities = expected.quantities
+    """What turns a statement around; an opposite matters as far as the rest is what was expected."""
+    quantities, shared = expected.quantities, expected.stem_set & answer.stem_set
     return {
-        "negation_differs": recall * float(expected.denies != answer.denies),
+        "negation_differs": len(shared & (expected.denied_stems ^ answer.denied_stems)) / max(1, len(shared)),
         "contradictions": recall * min(2, contradictions(expected.sided_words, answer.sided_words)),
         "sides_agree": float(min(2, len(expected.sided_words & answer.sided_words))),
         "quantities_stated": share_stated(quantities, answer.quantities) if quantities else _NO_QUANTITY,

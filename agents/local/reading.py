@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from agents.local.cues import denies, is_clueless, quantities, sided_words
+from agents.local.cues import denied_words, is_clueless, quantities, sided_words
 from agents.local.vectors import DIMENSIONS, Vector, word_vectors
-from agents.local.words import is_chinese, runs, stem, tokens
+from agents.local.words import is_chinese, runs, stem, terms, tokens
 
 #: words that every sentence has; fewer than `words` leaves out, for "more" and "before" are content in science
 _FUNCTION_WORDS = frozenset(
@@ -50,6 +50,11 @@ class Reading:
         return frozenset(self.stems)
 
     @cached_property
+    def terms(self) -> frozenset[str]:
+        """The stems that are left when every word without a subject of its own is out."""
+        return frozenset(terms(self.text))
+
+    @cached_property
     def _vectors(self) -> tuple[Vector, Vector]:
         return word_vectors(self.words)
 
@@ -86,9 +91,9 @@ class Reading:
         return quantities(self.text, self.tokens)
 
     @cached_property
-    def denies(self) -> bool:
-        """Whether there is a negation."""
-        return denies(self.text, self.tokens)
+    def denied_stems(self) -> frozenset[str]:
+        """The stems of the content words that a negation stands before."""
+        return frozenset(stem(word) for word in denied_words(self.text, self.tokens)) & self.stem_set
 
     @cached_property
     def sided_words(self) -> frozenset[str]:

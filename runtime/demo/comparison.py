@@ -29,7 +29,7 @@ class Comparison:
     """A class's agreement: by question id over the answers given, over totals, and by confidence."""
 
     questions: Mapping[str, Agreement]
-    totals: Agreement
+    totals: Agreement | None
     surer_half: SurerHalf | None
 
     def document(self) -> dict[str, Any]:
@@ -44,20 +44,26 @@ def compare(
 
     Questions that were left blank count in the totals alone: nobody can disagree about them.
     """
-    graded = [each for each in results if each["results"]]
+    graded = [each for each in results if each["results"] and each["name"] in answers]
     marked = [each for result in graded for each in _marked(school_class, result, answers[result["name"]])]
+    by_question = {question: _of(question, marked) for question in school_class.exam.questions}
     return Comparison(
-        questions={each.id: _agreement(each, marked) for each in school_class.exam.questions},
-        totals=measure_agreement(
-            [
-                (sum(school_class.marks[student_of(each["name"])].values()), float(each["score"]))
-                for each in graded
-            ],
-            maximum=school_class.exam.max_points,
-            step=HALF_POINT,
-        ),
+        questions={each.id: _agreement(each, found) for each, found in by_question.items() if found},
+        totals=_totals(school_class, graded),
         surer_half=_surer_half([each for each in marked if not each.question.type.closed]),
     )
+
+
+def _totals(school_class: SchoolClass, graded: Sequence[Mapping[str, Any]]) -> Agreement | None:
+    pairs = [
+        (sum(school_class.marks[student_of(each["name"])].values()), float(each["score"])) for each in graded
+    ]
+    maximum = school_class.exam.max_points
+    return measure_agreement(pairs, maximum=maximum, step=HALF_POINT) if pairs else None
+
+
+def _of(question: Question, marked: Iterable[MarkedAnswer]) -> list[MarkedAnswer]:
+    return [each for each in marked if each.question is question]
 
 
 def _marked(
@@ -74,8 +80,8 @@ def _marked(
             )
 
 
-def _agreement(question: Question, marked: Sequence[MarkedAnswer]) -> Agreement:
-    pairs = [(each.reference, each.mark) for each in marked if each.question is question]
+def _agreement(question: Question, marked: Iterable[MarkedAnswer]) -> Agreement:
+    pairs = [(each.reference, each.mark) for each in marked]
     # a closed question is right or wrong
     step = question.points if question.type.closed else HALF_POINT
     return measure_agreement(pairs, maximum=question.points, step=step)

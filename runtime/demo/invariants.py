@@ -74,7 +74,7 @@ def _quotes(outcome: Outcome) -> Iterator[str]:
     """Evidence stands verbatim in the answer as it was read."""
     for each in outcome.results:
         for question in each["results"]:
-            answer = outcome.answers[each["name"]].get(question["question_id"], "")
+            answer = outcome.answers.get(each["name"], {}).get(question["question_id"], "")
             for criterion in question["criteria"]:
                 if criterion["quote"] not in answer:
                     yield f"{each['name']} {question['question_id']}: a quote is not in the answer"

@@ -35,20 +35,21 @@ def show_outcome(outcome: Outcome, comparison: Comparison, console: Console) -> 
 
 
 def _show_agreement(outcome: Outcome, comparison: Comparison, console: Console) -> None:
-    table = Table(
-        "question", _right("answers"), "Pearson r", "quadratic kappa", "same mark", "mean error", box=None
-    )
+    if comparison.totals is None:
+        console.print("\nNothing was graded that could be compared.")
+        return
+    columns = (_right("answers"), "Pearson r", "quadratic kappa", "same mark", "mean error")
+    table = Table("question", *columns, box=None)
+    exam = outcome.school_class.exam
     for question_id, agreement in comparison.questions.items():
-        points = outcome.school_class.exam.question(question_id).points
-        table.add_row(question_id, *_figures(agreement, points))
-    table.add_row("total", *_figures(comparison.totals, outcome.school_class.exam.max_points))
+        table.add_row(question_id, *_figures(agreement, exam.question(question_id).points))
+    table.add_row("total", *_figures(comparison.totals, exam.max_points))
     console.print("\n[bold]Agreement with the reference marks[/bold], with 95 % intervals")
     console.print(table)
     if comparison.surer_half is not None:
         console.print(_surer_half(comparison.surer_half))
-    console.print(
-        f"Stated, never claimed: n = {comparison.totals.count} submissions, marked once, by {MARKED_BY}."
-    )
+    count = comparison.totals.count
+    console.print(f"Stated, never claimed: n = {count} submissions, marked once, by {MARKED_BY}.")
 
 
 def _figures(agreement: Agreement, points: float) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ def _show_queue(outcome: Outcome, console: Console) -> None:
         question = most_urgent(each["questions"])
         reasons = sorted(question["reasons"], key=_is_doubt)
         why = look_at([f"{question['question_id']}: {reason}" for reason in reasons])
-        answer = outcome.answers[each["name"]].get(question["question_id"], "")
+        answer = outcome.answers.get(each["name"], {}).get(question["question_id"], "")
         table.add_row(escape(each["name"]), escape(why), _quoted(telling_quote(question, answer)))
     console.print(table)
 

@@ -95,6 +95,7 @@ async def evaluate(
         resamples=resamples,
         examples_per_question=material.choice.examples,
         blank_answers=material.labelled.blank,
+        chosen_answers=len(material.plan.tasks),
         notes=material.plan.notes,
     )
     return measure(run, basis, step=step)

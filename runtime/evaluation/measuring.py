@@ -35,6 +35,8 @@ class Basis:
     resamples: int
     examples_per_question: int
     blank_answers: int
+    #: answers that were to be graded; fewer have been where the run was interrupted or some failed
+    chosen_answers: int
     notes: tuple[str, ...]
 
 

@@ -141,6 +141,14 @@ def surer_half(half: SurerHalf) -> list[str]:
     ]
 
 
+def interrupted(evaluation: Evaluation) -> str:
+    """What a run that was stopped has measured."""
+    count = len(evaluation.answers) + len(evaluation.failures)
+    return (
+        f"Interrupted: the first {count:,} of {evaluation.basis.chosen_answers:,} answers in the set's order."
+    )
+
+
 def failures_by_code(evaluation: Evaluation) -> dict[str, int]:
     """How many answers failed for which reason."""
     return dict(Counter(each.code for each in evaluation.failures).most_common())
@@ -152,7 +160,7 @@ def failures_by_code(evaluation: Evaluation) -> dict[str, int]:
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The evaluation as tables, the most important first."""
     if evaluation.interrupted:
-        console.print("[yellow]Interrupted: this is what had been graded until then.[/yellow]")
+        console.print(f"[yellow]{interrupted(evaluation)}[/yellow]")
     _show_grounds(evaluation, console)
     _show_figures(evaluation, console)
     _show_comparisons("question", evaluation.questions, console)
@@ -185,7 +193,8 @@ def _show_figures(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     all_ = evaluation.overall
     console.print(
-        f"Mean mark: human {all_.mean_human:z.2f}, machine {all_.mean_machine:z.2f} of {all_.maximum:g}."
+        f"Mean mark: human {all_.mean_human:z.2f}, machine {all_.mean_machine:z.2f} of {all_.maximum:g}; "
+        "bias below is machine less human."
     )
 
 
@@ -193,14 +202,13 @@ def _show_comparisons(name: str, comparisons: Sequence[Comparison], console: Con
     if len(comparisons) < 2 and name == "question":
         return
     shown = lowest_first(comparisons)[:SHOWN_QUESTIONS]
-    columns = [_number(each) for each in ("n", "human", "machine", "r", "QWK", "exact", "error")]
+    columns = [_number(each) for each in ("n", "bias", "r", "QWK", "exact", "error")]
     table = Table(Column(name, overflow="ellipsis", no_wrap=True, max_width=_LABEL), *columns, box=None)
     for each in shown:
         table.add_row(
             escape(each.label),
             str(each.agreement.count),
-            f"{each.mean_human:z.2f}",
-            f"{each.mean_machine:z.2f}",
+            f"{each.mean_machine - each.mean_human:+z.2f}",
             between(each.agreement.pearson),
             between(each.agreement.qwk),
             f"{each.agreement.exact.value:.0%}",
@@ -238,9 +246,7 @@ def _show_furthest(evaluation: Evaluation, console: Console) -> None:
     if not furthest:
         return
     columns = [_number(name) for name in ("line", "human", "machine", "sure")]
-    longest = max(len(each.question) for each in furthest)
-    question = Column("question", no_wrap=True, min_width=min(longest, _LABEL), max_width=_LABEL)
-    table = Table(*columns, question, Column("furthest apart", no_wrap=True), box=None)
+    table = Table(*columns, Column("question", no_wrap=True, max_width=_LABEL), "furthest apart", box=None)
     for each in furthest:
         excerpt = " ".join(each.answer.split())
         table.add_row(
@@ -265,4 +271,4 @@ def _show_failures(evaluation: Evaluation, console: Console) -> None:
 
 
 def _number(name: str) -> Column:
-    return Column(name, justify="right")
+    return Column(name, justify="right", no_wrap=True)

@@ -3,19 +3,19 @@
 import asyncio
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import yaml
 
 from agents.grading.closed import grade_closed
 from agents.grading.replies import read_reply
 from agents.local.model import LocalModel, answer_request
 from domain.completion import CompletionRequest
-from domain.errors import UnreadableSubmission
-from domain.exam import Criterion, Exam, Question, QuestionType, read_exam
+from domain.exam import Criterion, Exam, Question, QuestionType
 from domain.identity import LogicalStep
-from domain.submission import read_submission
+from runtime.demo.classes import read_class, student_of
+from runtime.demo.reading import read_class_answers
 
 QUESTION = Question(
     "q1",
@@ -160,21 +160,16 @@ def test_reasons_tell_what_was_found_and_what_was_not():
 DEMO = Path(__file__).parents[2] / "runtime" / "demo" / "english"
 
 
-def demo() -> tuple[Exam, dict[str, dict[str, str]], dict[str, dict[str, float]]]:
-    exam = read_exam(yaml.safe_load((DEMO / "exam.yaml").read_text(encoding="utf-8")))
-    marks = yaml.safe_load((DEMO / "marks.yaml").read_text(encoding="utf-8"))
-    answers = {}
-    for path in sorted((DEMO / "answers").iterdir()):
-        try:
-            read = read_submission(path.name, path.read_bytes(), [each.id for each in exam.questions])
-        except UnreadableSubmission:
-            continue
-        if path.stem in marks:
-            answers[path.stem] = read
-    return exam, answers, marks
+def demo() -> tuple[Exam, dict[str, dict[str, str]], dict[str, Mapping[str, float]]]:
+    school_class = read_class(DEMO)
+    answers = asyncio.run(read_class_answers(school_class))
+    return (
+        school_class.exam,
+        {student_of(name): each for name, each in answers.items()},
+        dict(school_class.marks),
+    )
 
 
-@pytest.mark.skipif(not (DEMO / "marks.yaml").exists(), reason="the demo is not there")
 def test_marks_go_with_those_given_by_hand(capsys):
     exam, answers, marks = demo()
     for question in exam.questions:

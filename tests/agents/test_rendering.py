@@ -175,8 +175,16 @@ def test_the_schema_is_one_that_strict_mode_takes_and_puts_evidence_before_point
     assert entry["properties"]["points"]["maximum"] == 2.0
 
 
-#: SHA-256 of every prompt: one that has been used is never edited, a better one gets the next number
-PROMPTS = {}
+#: the beginning of every prompt's SHA-256: one that has been used is not edited, a better one gets the next number
+PROMPTS = {
+    "answer@1.md": "8de7208be8389469",
+    "code@1.md": "703a1b69de215140",
+    "essay@1.md": "8bd67798165ddd90",
+    "material@1.md": "ab182c1f8c483965",
+    "repair@1.md": "85b02006e589db94",
+    "rules@1.md": "777e6cd78111011d",
+    "short_answer@1.md": "7d218c718324d8e5",
+}
 
 
 def test_a_prompt_is_never_edited_in_place():

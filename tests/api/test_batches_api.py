@@ -39,6 +39,7 @@ async def test_an_opened_batch_is_pending_and_can_be_read(api: httpx.AsyncClient
         ({"exam_id": NOWHERE}, 404, "exam_id"),
         ({"exam_id": "../etc"}, 404, "exam_id"),
         ({"model": "unheard-of"}, 422, "model"),
+        ({"model": "nowhere:large"}, 422, "model"),
         ({"limit_usd": 1.5}, 422, "limit_usd"),
         ({"limit_usd": "1.0000000001"}, 422, "limit_usd"),
         ({"max_concurrent": 0}, 422, "max_concurrent"),

@@ -150,10 +150,12 @@ def test_ids_that_lists_are_numbered_by_follow_the_rules_of_lists() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ['{"answers": {"q1": "one", "Q2": "two", "Question 3": "three"}}', '{"q1": "one", "2": "two",
-     "第三题": "three"}',
-     '{"student": "Li", "answers": {"Answer 1": "one", "q2": " two ", "题目3": "three", "q9": "x"}}'],
-)  # fmt: skip
+    [
+        '{"answers": {"q1": "one", "Q2": "two", "Question 3": "three"}}',
+        '{"q1": "one", "2": "two", "第三题": "three"}',
+        '{"student": "Li", "answers": {"Answer 1": "one", "q2": " two ", "题目3": "three", "q9": "x"}}',
+    ],
+)
 def test_json_keys_are_read_as_headings_are(document: str) -> None:
     assert answers_in_json(document, PROMPTS) == THREE
 

@@ -14,13 +14,15 @@ PROMPTS = {"q1": "What is DNS?", "q2": "Why?"}
 def answers(text: str, **stated: str) -> dict[str, dict[str, str]]:
     table = Table.read(text.encode())
     columns = table.answer_columns(PROMPTS, stated)
-    return {student: table.answers(row, columns) for row, student in table.students(table.student_column())}
+    students = table.students(table.student_column())
+    return {student: table.answers(row, columns) for row, student in students}
 
 
 @pytest.mark.parametrize(
     "text",
     ["student,q1,q2\nLi,DNS,443\n", "q2;STUDENT;Q1\r\n443;Li;DNS\r\n", "学号\t第1题\t第二题\nLi\tDNS\t443",
-     "\ufeffName,Question 1,Question 2\nLi,DNS,443", "Email address,Response 1,Response 2,Question 1\nLi,DNS,443,x",
+     "\ufeffName,Question 1,Question 2\nLi,DNS,443",
+     "Email address,Response 1,Response 2,Question 1\nLi,DNS,443,x",
      "Timestamp,name,What  is DNS?,why?\nnow,Li,DNS,443", '"student","q1","q2"\n\n"Li"," DNS ","443"\n,,\n'],
 )  # fmt: skip
 def test_delimiters_titles_and_languages_are_told(text: str) -> None:

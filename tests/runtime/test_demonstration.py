@@ -175,6 +175,7 @@ def suspicion(school_class: SchoolClass, name: str, question: Question) -> list[
 @each_class
 def test_marks_that_are_the_reference_marks_agree_wholly(school_class: SchoolClass, answers):
     compared = compare(school_class, reference_results(school_class, answers), answers[school_class.name])
+    assert compared.totals is not None
     assert compared.totals.count == len(school_class.marks)
     assert compared.totals.exact.value == 1.0
     assert compared.totals.mean_absolute_error.value == 0.0
@@ -193,6 +194,12 @@ def test_questions_left_blank_are_no_agreement(school_class: SchoolClass, answer
     question = open_questions(school_class.exam)[-1].id
     written = sum(1 for each in read.values() if each.get(question))
     assert compared.questions[question].count == written < len(read)
+
+
+@each_class
+def test_where_nothing_was_graded_there_is_nothing_to_compare(school_class: SchoolClass, answers):
+    compared = compare(school_class, [], answers[school_class.name])
+    assert (compared.questions, compared.totals, compared.surer_half) == ({}, None, None)
 
 
 # --- the invariants ----------------------------------------------------------------------------------

@@ -623,6 +623,9 @@ async def test_an_interrupted_run_shows_what_it_has(weather: Path) -> None:
     evaluation = await running
     assert evaluation.interrupted
     assert evaluation.overall.agreement.count == 9
+    console = Console(file=io.StringIO(), width=100)
+    show_evaluation(evaluation, console)
+    assert "Interrupted: the first 9 of 10 answers" in console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO
 
 
 # --- showing --------------------------------------------------------------------------------------
