@@ -19,6 +19,7 @@ from rich.table import Column, Table
 
 from domain.errors import AssayError
 from runtime.exam_commands import exam_commands
+from runtime.price_commands import price_commands
 from runtime.settings import Settings
 
 OK, FAILED, BAD_INPUT, UNAVAILABLE, PARTIAL = 0, 1, 2, 3, 4
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(exam_commands)
+app.add_typer(price_commands)
 #: a pipe has no width to fit into, and whoever reads from it wants whole ids
 _PIPE_WIDTH = 240
 
@@ -307,15 +309,9 @@ def migrate() -> None:
     Example: ASSAY_POSTGRES__URL=postgresql://… assay migrate
     """
     from db.postgres.migrate import migrate as run_migrations
-    from runtime.embedded import running_stack
+    from runtime.database import postgres_url
 
-    settings = Settings()
-    running = running_stack(settings.folder.resolve())
-    url = settings.postgres.url.get_secret_value() if settings.postgres.url else None
-    url = url or (running.addresses.postgres_url if running else None)
-    if url is None:
-        raise typer.BadParameter("ASSAY_POSTGRES__URL is not set, and nothing runs here.")
-    applied = asyncio.run(run_migrations(url))
+    applied = asyncio.run(run_migrations(postgres_url(Settings())))
     out.print(f"Applied: {', '.join(applied)}." if applied else "The schema is up to date.")
 
 
@@ -501,6 +497,29 @@ def evaluate(
         write_page(evaluation, html)
         err.print(f"Page: {html}", soft_wrap=True, markup=False)
     raise typer.Exit(PARTIAL if evaluation.failures or evaluation.interrupted else OK)
+
+
+@app.command()
+def estimate(
+    exam: Annotated[
+        Path, typer.Argument(metavar="EXAM", help="The exam, YAML or JSON.", exists=True, dir_okay=False)
+    ],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES", help="The submissions.", exists=True, dir_okay=False)
+    ],
+    model: Annotated[str, typer.Option(help="Which model grades open questions.")] = "local",
+    json_: Json = False,
+) -> None:
+    """Say what grading would cost: as usual, and at the very most. Nothing is handed in.
+
+    Example: assay estimate exam.yaml answers/*.txt --model openai:gpt-4o-mini
+    """
+    from runtime.grading import estimate as estimate_cost
+    from runtime.grading import show_estimate
+
+    with _client() as client:
+        estimated = estimate_cost(client, exam, files, model)
+    _print_json(estimated) if json_ else show_estimate(estimated, out)
 
 
 @app.command()

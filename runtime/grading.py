@@ -50,6 +50,35 @@ def grade(
     return batch_id
 
 
+def estimate(client: ApiClient, exam: Path, files: Sequence[Path], model: str) -> dict[str, Any]:
+    """What grading these files would cost, as the API says it."""
+    from runtime.exam_commands import read_file
+
+    document = read_file(exam)
+    # the mistakes, before anything is asked
+    document.exam()
+    sizes = [{"name": path.name, "size_bytes": path.stat().st_size} for path in files]
+    estimated: dict[str, Any] = client.post(
+        "/v1/estimates", {"exam": document.value, "model": model, "files": sizes}
+    )
+    return estimated
+
+
+def show_estimate(estimated: Mapping[str, Any], console: Console) -> None:
+    """Calls, tokens and dollars, as usual and at most."""
+    table = Table("", *(_number(name) for name in ("calls", "tokens in", "tokens out", "USD")), box=None)
+    for name, key in (("likely", "likely"), ("at most", "most")):
+        costs = estimated[key]
+        amounts = (f"{costs[each]:,}" for each in ("calls", "tokens_in", "tokens_out"))
+        table.add_row(name, *amounts, costs["cost_est_usd"])
+    console.print(f"{estimated['files']} files by {escape(estimated['model'])}")
+    console.print(table)
+    console.print(
+        "At most: every reply as long as may be, and asked for again. A batch's limit is a ceiling of its own.",
+        style="dim",
+    )
+
+
 def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None = None) -> None:
     """The batch's marks, what needs a look, and what failed."""
     batch = report["batch"]

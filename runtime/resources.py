@@ -58,7 +58,7 @@ async def open_resources(
     """Open everything; nothing waits for a server that is away, its first use says so."""
     async with AsyncExitStack() as stack:
         pool = open_pool(
-            _required("ASSAY_POSTGRES__URL", settings.postgres.url),
+            required("ASSAY_POSTGRES__URL", settings.postgres.url),
             min_size=settings.postgres.min_size,
             max_size=settings.postgres.max_size,
             acquire_timeout_seconds=settings.postgres.acquire_timeout_seconds,
@@ -70,7 +70,7 @@ async def open_resources(
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, CLOSE_SECONDS)
         redis = RedisLink.to(
-            _required("ASSAY_REDIS__URL", settings.redis.url),
+            required("ASSAY_REDIS__URL", settings.redis.url),
             max_connections=settings.redis.max_connections,
             timeout_seconds=settings.redis.timeout_seconds,
         )
@@ -84,7 +84,7 @@ async def open_resources(
 async def connect_temporal(settings: Settings, *, name: str, lazy: bool) -> Client:
     """A client; a lazy one connects on first use, which a worker cannot be built on."""
     return await Client.connect(
-        _required("ASSAY_TEMPORAL__ADDRESS", settings.temporal.address),
+        required("ASSAY_TEMPORAL__ADDRESS", settings.temporal.address),
         namespace=settings.temporal.namespace,
         identity=f"{name}@{os.getpid()}",
         lazy=lazy,
@@ -118,7 +118,8 @@ def _say_failure(task: "asyncio.Task[None]") -> None:
         structlog.get_logger("assay").error("background_task_failed", exc_info=error)
 
 
-def _required(variable: str, value: SecretStr | str | None) -> str:
+def required(variable: str, value: SecretStr | str | None) -> str:
+    """The address; raises `MissingAddress` where it is not set."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if not value:

@@ -26,13 +26,14 @@ _UNPACK = "Unpack it and upload each student's file by itself."
 _REFUSED = (
     (b"{\\rtf", "An RTF document.", _TO_WORD_OR_PDF),
     (b"%!PS", "A PostScript file.", "Convert it to PDF and upload that file."),
-    (b"GIF8", "A GIF picture.", _TO_JPEG),
+    (b"GIF87a", "A GIF picture.", _TO_JPEG),
+    (b"GIF89a", "A GIF picture.", _TO_JPEG),
     (b"II*\0", "A TIFF picture.", _TO_JPEG),
     (b"MM\0*", "A TIFF picture.", _TO_JPEG),
     (b"\x1f\x8b", "A gzip archive.", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "A 7z archive.", _UNPACK),
     (b"Rar!\x1a\x07", "A RAR archive.", _UNPACK),
-    (b"BZh", "A bzip2 archive.", _UNPACK),
+    (b"BZh91AY&SY", "A bzip2 archive.", _UNPACK),
     (b"\xfd7zXZ\0", "An xz archive.", _UNPACK),
 )
 _PHOTO_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif")
@@ -59,7 +60,8 @@ def kind_of(name: str, content: bytes) -> Kind:
         return Kind.WORD
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return Kind.PICTURE
-    if b"%PDF-" in content[:_PDF_HEAD_BYTES]:
+    # a text about PDF has no objects
+    if content.startswith(b"%PDF-") or (b"%PDF-" in content[:_PDF_HEAD_BYTES] and b"endobj" in content):
         return Kind.PDF
     _refuse_known(content)
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()

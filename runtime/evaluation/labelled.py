@@ -244,7 +244,7 @@ class _Cells:
         return LabelledAnswer(
             line=self.line,
             answer_id=self.text("answer_id", at_most=500),
-            question_id=self.text("question_id", at_most=500),
+            question_id=printable(self.text("question_id", at_most=500)),
             prompt=self.text("question"),
             reference=self.text("reference"),
             answer=self.text("answer", at_most=MAX_ANSWER_LENGTH),
@@ -332,6 +332,11 @@ class _Cells:
         raise InvalidInput(
             f"{self.rows.name}, line {self.line}, column {column!r}: {reason}{stop}", field="data"
         )
+
+
+def printable(text: str) -> str:
+    """The text with a sign for what would not be seen, or would steer a terminal."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in " ".join(text.split()))
 
 
 def _label(value: object) -> str:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from domain.agreement import Agreement, Interval, SurerHalf
+from runtime.evaluation.labelled import printable
 from runtime.evaluation.measuring import Basis, Comparison, Evaluation, Usage
 
 #: of many questions the terminal shows those with the least agreement; the page and `--json` have all
@@ -248,7 +249,7 @@ def _show_furthest(evaluation: Evaluation, console: Console) -> None:
     columns = [_number(name) for name in ("line", "human", "machine", "sure")]
     table = Table(*columns, Column("question", no_wrap=True, max_width=_LABEL), "furthest apart", box=None)
     for each in furthest:
-        excerpt = " ".join(each.answer.split())
+        excerpt = printable(each.answer)
         table.add_row(
             str(each.line),
             f"{each.human:.2g}",
@@ -267,7 +268,7 @@ def _show_failures(evaluation: Evaluation, console: Console) -> None:
     counts = ", ".join(f"{count} {code}" for code, count in failures_by_code(evaluation).items())
     console.print(f"\n[red]{len(evaluation.failures)} answers were not graded:[/red] {escape(counts)}")
     for each in evaluation.failures[:SHOWN_FAILURES]:
-        console.print(f"  line {each.task.answer.line}: {escape(each.message)}")
+        console.print(f"  line {each.task.answer.line}: {escape(printable(each.message))}")
 
 
 def _number(name: str) -> Column:

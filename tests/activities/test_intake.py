@@ -80,10 +80,18 @@ def pdf(*pages: str) -> bytes:
         ("a.tsv", b"Response 1\tResponse 2\nDNS\t443\n"),
         ("a.pdf", pdf("Name: Li\nQuestion 1\nDNS", "", "Question 2\n443")),
         ("a.txt", pdf("q1: DNS\nq2: 443")),
+        ("a.txt", b"\r\nheader\r\n" + pdf("q1: DNS\nq2: 443")),
     ],
 )
 async def test_a_format_is_read(name: str, content: bytes) -> None:
     assert await read(name, content) == BOTH
+
+
+async def test_a_text_about_formats_is_a_text() -> None:
+    assert await read("a.md", b"q1: begins with %PDF-1.4\nq2: PK") == {
+        "q1": "begins with %PDF-1.4",
+        "q2": "PK",
+    }
 
 
 async def test_a_notebook_is_read_in_order_without_what_it_printed() -> None:

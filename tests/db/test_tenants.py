@@ -5,9 +5,12 @@ from uuid import uuid4
 
 import pytest
 
+from db.postgres.grading import PostgresSubmissions
 from db.postgres.pool import Postgres
 from db.postgres.tenants import ALL_SCOPES, PostgresIdempotencyKeys, PostgresKeys, key_hash
 from domain.errors import IdempotencyMismatch, Unauthenticated
+from domain.exam import Exam
+from tests.db.stage import running_file
 
 
 async def test_a_key_is_its_tenants_and_only_its_hash_is_stored(postgres: Postgres, fresh: str) -> None:
@@ -83,3 +86,16 @@ async def test_a_released_key_takes_another_request(claims: PostgresIdempotencyK
     await claims.release("local", fresh)
     await claims.release("local", fresh)
     assert (await claims.claim("local", fresh, "corrected request", str(uuid4()))).first
+
+
+async def test_each_tenant_has_a_secret_of_its_own_that_comes_with_its_submissions(
+    postgres: Postgres, exam: Exam, fresh: str
+) -> None:
+    await PostgresKeys(postgres).ensure(f"t-{fresh}", "T", "key", f"assay_{fresh}_other")
+    rows = await postgres.rows("SELECT id, secret FROM tenants WHERE id = ANY(%s)", [["local", f"t-{fresh}"]])
+    secrets = {row["id"]: bytes(row["secret"]) for row in rows}
+    assert {len(each) for each in secrets.values()} == {32}
+    assert len(set(secrets.values())) == 2
+    found = await PostgresSubmissions(postgres).find((await running_file(postgres, exam)).file_id)
+    assert found.tenant_secret == secrets["local"]
+    assert str(found.tenant_secret) not in repr(found)

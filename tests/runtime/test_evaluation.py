@@ -654,6 +654,26 @@ async def test_the_terminal_shows_every_part_within_its_width(weather: Path) -> 
     assert max(map(len, shown.splitlines())) <= 100
 
 
+async def test_no_text_of_the_set_steers_the_terminal(tmp_path: Path) -> None:
+    steering = "\x1b]0;title\x07\x1b[2J\u202e"
+    rows = [
+        {
+            "question_id": f"q{index}{steering}",
+            "question": "?",
+            "answer": f"{index}{steering}",
+            "score": index,
+        }
+        for index in range(2)
+    ]
+    model = FakeModel({f"{index}{steering}": 0.5 for index in range(2)})
+    evaluation = await evaluated(jsonl(tmp_path / "s.jsonl", rows), model)
+    console = Console(file=io.StringIO(), width=100)
+    show_evaluation(evaluation, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO from above
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert "q1\ufffd]0;title" in shown
+
+
 async def test_the_page_is_self_contained_and_escapes_every_text(tmp_path: Path) -> None:
     nasty = '<script>alert("x")</script><img src="http://example.org/x">'
     rows = [
