@@ -97,6 +97,7 @@ class AssessActivities:
                     answers=answers,
                     payer=Payer(tenant_id=input.tenant_id, batch_id=input.batch_id),
                     secret=submission.tenant_secret,
+                    trace_id=input.trace_id,
                 ),
                 on_state=reporter.note,
                 on_restart=restarts.append,

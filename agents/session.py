@@ -23,7 +23,7 @@ from agents.grading.state import (
 )
 from domain.assessment import Assessment
 from domain.batch import AgentState
-from domain.completion import DEFAULT_MAX_TOKENS
+from domain.completion import DEFAULT_MAX_TOKENS, Fence
 from domain.errors import AgentDrained, CorruptCheckpoint
 from domain.ports import AgentOutcome, AgentRun, Clock, Models
 
@@ -117,6 +117,8 @@ class GradingSession:
             payer=run.payer,
             secret=run.secret,
             max_tokens=self._max_tokens,
+            fence=Fence(run.thread_id, run.epoch),
+            trace_id=run.trace_id,
         )
 
 

@@ -54,6 +54,14 @@ class Payer:
 
 
 @dataclass(frozen=True)
+class Fence:
+    """The attempt that may dispatch a call: an older epoch of its thread is refused (X14)."""
+
+    thread_id: str
+    epoch: int
+
+
+@dataclass(frozen=True)
 class CompletionRequest:
     """A question to grade and an answer to grade, put to a model by name.
 
@@ -76,6 +84,8 @@ class CompletionRequest:
     template: str = ""
     max_tokens: int = DEFAULT_MAX_TOKENS
     payer: Payer = Payer()
+    fence: Fence | None = None
+    trace_id: str = ""
 
     @property
     def key(self) -> str:

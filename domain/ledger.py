@@ -229,14 +229,6 @@ class LedgerCall:
 
 
 @dataclass(frozen=True)
-class Fence:
-    """The attempt that may dispatch: an older epoch of the thread is refused."""
-
-    thread_id: str
-    epoch: int
-
-
-@dataclass(frozen=True)
 class Hold:
     """A hold as its owner has it; the token tells the owner from every other attempt."""
 

@@ -72,6 +72,7 @@ class AgentRun:
     answers: Mapping[str, str]
     payer: Payer
     secret: bytes = field(repr=False)
+    trace_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from domain.decoding import decode
 from domain.errors import UnreadableSubmission
 from domain.exam import NO_CHARACTER
 from domain.labels import ANSWER_LABEL, NAMED, NUMBER, Labels
@@ -59,24 +58,11 @@ class _Opening:
     style: tuple[str, ...] = ()
 
 
-def read_submission(name: str, content: bytes, question_ids: Sequence[str]) -> dict[str, str]:
-    """The answers in a text or JSON file, by question id; unanswered questions are left out.
-
-    Raises `UnreadableSubmission` where no answer can be found, with the reason and the way out, and without
-    the file's name: the message goes into the workflow's history, which is stored in the clear.
-    """
-    text = decode(content)
-    prompts = dict.fromkeys(question_ids, "")
-    return (
-        answers_in_json(text, prompts) if name.lower().endswith(".json") else answers_in_text(text, prompts)
-    )
-
-
 def answers_in_text(text: str, prompts: Mapping[str, str]) -> dict[str, str]:
     """The answers in a text, each a verbatim part of it; `prompts` by question id in the exam's order.
 
     Without any heading the whole text answers a single question. A prompt that is repeated above its answer
-    is no part of it.
+    is no part of it. Raises `UnreadableSubmission`, whose message is stored in the clear: it quotes nothing.
     """
     labels = Labels(list(prompts))
     openings = _chosen(list(_openings(text, labels)), single=len(prompts) == 1)

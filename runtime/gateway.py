@@ -1,4 +1,4 @@
-"""Which models an installation has, from its settings: for the API, which checks names, and for the workers."""
+"""Which models an installation has, from its settings: for the API, which checks names, and for workers."""
 
 from domain.completion import ModelNames
 from gateway.providers import Provider, Providers, find_providers

@@ -197,9 +197,7 @@ def models(settings: Settings) -> Models:
     return ModelDirectory(
         upstreams,
         {
-            name: LangChainModel(
-                each, timeout_seconds=chosen.timeout_seconds, temperature=chosen.temperature
-            )
+            name: LangChainModel(each, timeout_seconds=chosen.timeout_seconds, temperature=chosen.temperature)
             for name, each in large.available.items()
         },
         large.absent,

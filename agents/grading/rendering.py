@@ -67,6 +67,8 @@ def render_request(
         template=f"{TEMPLATES[specialist]}/{REPAIR_TEMPLATE}" if told else TEMPLATES[specialist],
         max_tokens=_max_tokens(question, context, faults),
         payer=context.payer,
+        fence=context.fence,
+        trace_id=context.trace_id,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypedDict
 
 from domain.assessment import Assessment, QuestionResult, question_result_from_document, sum_points
-from domain.completion import DEFAULT_MAX_TOKENS, Payer
+from domain.completion import DEFAULT_MAX_TOKENS, Fence, Payer
 from domain.errors import CorruptCheckpoint
 from domain.exam import Exam, Question, QuestionType
 from domain.identity import LogicalStep
@@ -74,6 +74,9 @@ class Context:
     secret: bytes = field(repr=False)
     #: what a reply may have at least
     max_tokens: int = DEFAULT_MAX_TOKENS
+    #: the attempt on whose behalf calls are made
+    fence: Fence | None = None
+    trace_id: str = ""
 
     def answer(self, question_id: str) -> str:
         """The student's text, empty where there is none."""

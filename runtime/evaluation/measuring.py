@@ -65,7 +65,7 @@ class Review:
 
 @dataclass(frozen=True)
 class Usage:
-    """What it took. Wall time over all answers at once; the model's time is that of one call."""
+    """What it took: wall time over all answers, and the latency of one model call among those at once."""
 
     tokens_in: int
     tokens_out: int

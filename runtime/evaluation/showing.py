@@ -114,10 +114,10 @@ def cost(usage: Usage) -> str:
 
 
 def time_taken(usage: Usage) -> str:
-    """Wall time, and the part that the model has in it."""
+    """Wall time, and how long a call to the model waits for its answer."""
     return (
         f"{usage.seconds:.1f} s, {usage.milliseconds_per_answer:.1f} ms an answer; "
-        f"{usage.model_calls:,} model calls of {usage.model_milliseconds_per_call:.1f} ms"
+        f"{usage.model_calls:,} model calls, answered after {usage.model_milliseconds_per_call:.1f} ms"
     )
 
 

@@ -175,7 +175,7 @@ def test_the_schema_is_one_that_strict_mode_takes_and_puts_evidence_before_point
     assert entry["properties"]["points"]["maximum"] == 2.0
 
 
-#: the beginning of every prompt's SHA-256: one that has been used is not edited, a better one gets the next number
+#: the beginning of each prompt's SHA-256: one that was used is not edited, a better one gets the next number
 PROMPTS = {
     "answer@1.md": "8de7208be8389469",
     "code@1.md": "703a1b69de215140",
