@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from domain.completion import CompletionReply, Payer, Usage
+from domain.completion import CompletionReply, Fence, Payer, Usage
 from domain.errors import BudgetExhausted, EpochSuperseded, HoldExpired, LedgerConflict
 from domain.ledger import (
     DOUBT_SECONDS,
@@ -25,7 +25,6 @@ from domain.ledger import (
     EventStatus,
     EventType,
     FactKind,
-    Fence,
     Hold,
     HoldState,
     JournalEntry,

@@ -10,13 +10,13 @@ from domain.exam import Exam, Question
 from domain.money import Money
 from domain.prices import ModelPrices
 
-#: a family's ratio of tokens to bytes is believed from so many calls on; 1.0 before: no token is less than a byte
+#: a family's ratio of tokens to bytes is believed from so many calls on; before, a byte is a token
 MIN_CALLS = 10_000
 _PERCENTILE = Fraction(999, 1000)
 #: the frame that a provider puts around messages and schema, in tokens
 FRAME_TOKENS = 200
 
-#: the rules, the rubric's frame and the schema of a rendered prompt, in bytes; a test holds it against the prompts
+#: the rules, the rubric's frame and the schema of a rendered prompt, in bytes; a test holds it to that
 PROMPT_BYTES = 9_000
 CRITERION_BYTES = 700
 #: a question is asked for once, and up to so often where replies or quotes are no good
@@ -71,7 +71,7 @@ class CostRange:
 
 @dataclass(frozen=True)
 class BatchEstimate:
-    """What a batch will cost: as usual, and at the very most (every reply as long as it may be, and repaired)."""
+    """What a batch will cost: as usual, and at most, with every reply as long as may be and repaired."""
 
     files: int
     model: str

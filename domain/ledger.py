@@ -17,7 +17,7 @@ from math import ceil
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid5
 
-from domain.completion import CompletionReply, CompletionRequest, Payer, Usage
+from domain.completion import CompletionReply, CompletionRequest, Fence, Payer, Usage
 from domain.errors import InvalidInput, UnpricedModel
 from domain.money import Money
 

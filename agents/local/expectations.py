@@ -39,12 +39,19 @@ class Expectation:
     @cached_property
     def nearness_to_prompt(self) -> Vector:
         """How near each expected word is to the nearest of the question's."""
-        return nearness(self.reading, self.prompt)
+        return nearest(self.reading.nearness(self.prompt), axis=1)
 
     @cached_property
     def discounted(self) -> Vector:
         """Each expected word's weight, less what the question gives away."""
-        return discounted(self.reading, self.prompt)
+        return discounted(self.reading.weights, self.nearness_to_prompt)
+
+    @cached_property
+    def sentence_starts(self) -> list[int]:
+        """Where each sentence that has content words begins among the expected words."""
+        counts = [len(each.words) for each in self.sentences]
+        starts = np.cumsum([0, *counts])
+        return [int(start) for start, count in zip(starts, counts, strict=False) if count]
 
     @cached_property
     def shown_words(self) -> dict[str, str]:
@@ -55,16 +62,14 @@ class Expectation:
         return {each: written[each] for each in stems if each in written and not is_chinese(each)}
 
 
-def nearness(expected: Reading, given: Reading) -> Vector:
-    """How near each expected word is to the nearest given one: 1 for the same stem, the cosine else."""
-    if not expected.words or not given.words:
-        return np.zeros(len(expected.words))
-    return np.maximum((expected.units @ given.units.T).max(axis=1), expected.mask(given.stem_set))
+def nearest(near: Vector, axis: int) -> Vector:
+    """The largest along an axis, 0 where there is nothing to compare with."""
+    return near.max(axis=axis) if near.shape[axis] else np.zeros(near.shape[1 - axis])
 
 
-def discounted(text: Reading, prompt: Reading) -> Vector:
+def discounted(weights: Vector, nearness_to_prompt: Vector) -> Vector:
     """Each word's weight, less the more the nearer it is to a word of the question."""
-    return text.weights * (1.0 - _PROMPT_DISCOUNT * np.clip(nearness(text, prompt), 0.0, 1.0))
+    return weights * (1.0 - _PROMPT_DISCOUNT * np.clip(nearness_to_prompt, 0.0, 1.0))
 
 
 # a few hundred kilobytes each: the questions of the exams at work, not of all that ever were
@@ -80,8 +85,8 @@ def expectations(question: Question) -> tuple[Expectation, ...]:
 
 
 def _expectation(described: str, related: Sequence[str], prompt: Reading) -> Expectation:
-    parts = [each for each in (described, *related) if each]
-    return Expectation(Reading("\n".join(parts)), tuple(Reading(each) for each in parts), prompt)
+    sentences = tuple(Reading(each) for each in (described, *related) if each)
+    return Expectation(Reading.joined(sentences), sentences, prompt)
 
 
 def _described(criterion: Criterion) -> str:

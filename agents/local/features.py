@@ -2,11 +2,13 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from agents.local.cues import contradictions, share_stated
-from agents.local.expectations import Expectation, discounted, nearness
+from agents.local.expectations import Expectation, discounted, nearest
 from agents.local.reading import Reading
 from agents.local.vectors import Vector
 
@@ -42,44 +44,71 @@ _LENGTH_EXPONENT = 0.6
 _NO_QUANTITY = 0.5
 
 
-def measure(expectation: Expectation, answer: Reading) -> Vector:
+@dataclass(frozen=True)
+class Focus:
+    """What a criterion looks at in an answer, with how near its words come to the expected ones."""
+
+    reading: Reading
+    #: a row for each expected word, a column for each word of the focus
+    near: Vector
+    #: for each word of the focus, how near it is to the nearest of the question's
+    nearness_to_prompt: Vector
+
+
+def measure(expectation: Expectation, focus: Focus) -> Vector:
     """The features by `NAMES`; most lie between 0 and 1."""
-    aligned = _alignment(expectation, answer)
+    aligned = _alignment(expectation, focus)
     values = {
         **aligned,
-        **_character_runs(expectation.reading, answer),
-        **_directions(expectation, answer),
-        **_cues(expectation.reading, answer, aligned["recall_discounted"]),
+        **_shared_words(expectation, focus.reading),
+        **_character_runs(expectation.reading, focus.reading),
+        **_directions(expectation, focus.reading),
+        **_cues(expectation.reading, focus.reading, aligned["recall_discounted"]),
     }
     return np.array([values[name] for name in NAMES], dtype=np.float64)
 
 
-def _alignment(expectation: Expectation, answer: Reading) -> dict[str, float]:
+def _alignment(expectation: Expectation, focus: Focus) -> dict[str, float]:
     """Word by word: what is expected and found, and what is given and wanted."""
-    expected, prompt = expectation.reading, expectation.prompt
-    found, wanted = nearness(expected, answer), nearness(answer, expected)
-    in_prompt = answer.mask(prompt.stem_set)
+    expected, answer = expectation.reading, focus.reading
+    found, wanted = nearest(focus.near, axis=1), nearest(focus.near, axis=0)
+    own_words = 1.0 - answer.mask(expectation.prompt.stem_set)
     recall = _mean(found, expected.weights)
     beyond = _mean(found, expected.weights * expectation.own)
     own = _mean(found, expectation.discounted)
-    total = float(expectation.discounted.sum())
+    given = discounted(answer.weights, focus.nearness_to_prompt)
     return {
-        "terms_beyond_question": len(expectation.own_terms & answer.terms) / max(1, len(expectation.own_terms)),
         "recall": recall,
         "recall_beyond_question": beyond,
         "recall_discounted": own,
-        "saturated_recall": float(found @ expectation.discounted) / total**_LENGTH_EXPONENT if total > 0 else 0.0,
+        "saturated_recall": _saturated(found, expectation.discounted),
         "top_half_recall": _top_half(found),
-        "weakest_sentence": min((_mean(nearness(each, answer), each.weights) for each in expectation.sentences), default=0.0),
+        "weakest_sentence": _weakest(expectation, found),
         "gain_over_question": recall - _mean(expectation.nearness_to_prompt, expected.weights),
         "balance": _balance(recall, _mean(wanted, answer.weights)),
-        "balance_beyond_question": _balance(beyond, _mean(wanted, answer.weights * (1.0 - in_prompt))),
-        "balance_discounted": _balance(own, _mean(wanted, discounted(answer, prompt))),
-        "neighbouring_words": len(expected.neighbours & answer.neighbours) / max(1, len(expected.neighbours)),
-        "copied_share": float(in_prompt.mean()) if len(in_prompt) else 1.0,
+        "balance_beyond_question": _balance(beyond, _mean(wanted, answer.weights * own_words)),
+        "balance_discounted": _balance(own, _mean(wanted, given)),
+    }
+
+
+def _weakest(expectation: Expectation, found: Vector) -> float:
+    """How much is found of the expected sentence of which least is found."""
+    starts, weights = expectation.sentence_starts, expectation.reading.weights
+    if not starts:
+        return 0.0
+    return float((np.add.reduceat(found * weights, starts) / np.add.reduceat(weights, starts)).min())
+
+
+def _shared_words(expectation: Expectation, answer: Reading) -> dict[str, float]:
+    """What both say in the same words, and how much is said."""
+    expected, prompt = expectation.reading, expectation.prompt
+    return {
+        "terms_beyond_question": _share(expectation.own_terms, answer.terms),
+        "neighbouring_words": _share(expected.neighbours, answer.neighbours),
+        "copied_share": float(answer.mask(prompt.stem_set).mean()) if answer.words else 1.0,
         "length": math.log1p(len(answer.words)),
         "relative_length": math.log1p(len(answer.words)) - math.log1p(len(expected.words)),
-    }  # fmt: skip
+    }
 
 
 def _character_runs(expected: Reading, answer: Reading) -> dict[str, float]:
@@ -94,8 +123,8 @@ def _directions(expectation: Expectation, answer: Reading) -> dict[str, float]:
     """The cosines of the two texts' vectors, without what both share with the question."""
     expected, prompt = expectation.reading, expectation.prompt
     axis = _unit(prompt.vector)
-    own = expected.units.T @ (expected.weights * expectation.own)
-    theirs = answer.units.T @ (answer.weights * (1.0 - answer.mask(prompt.stem_set)))
+    own = expected.weighted(expected.weights * expectation.own)
+    theirs = answer.weighted(answer.weights * (1.0 - answer.mask(prompt.stem_set)))
     return {
         "cosine_beyond_question": _cosine(
             expected.vector - (expected.vector @ axis) * axis, answer.vector - (answer.vector @ axis) * axis
@@ -114,6 +143,15 @@ def _cues(expected: Reading, answer: Reading, recall: float) -> dict[str, float]
         "quantities_stated": share_stated(quantities, answer.quantities) if quantities else _NO_QUANTITY,
         "clueless": float(answer.clueless),
     }
+
+
+def _share(expected: frozenset[Any], given: frozenset[Any]) -> float:
+    return len(expected & given) / max(1, len(expected))
+
+
+def _saturated(found: Vector, weights: Vector) -> float:
+    total = float(weights.sum())
+    return float(found @ weights) / total**_LENGTH_EXPONENT if total > 0.0 else 0.0
 
 
 def _mean(values: Vector, weights: Vector) -> float:

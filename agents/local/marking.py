@@ -7,8 +7,8 @@ import numpy as np
 
 from agents.local.calibration import Calibrated, Calibration, Observed
 from agents.local.coverage import mark_code
-from agents.local.expectations import Expectation, expectations, nearness
-from agents.local.features import NAMES, measure
+from agents.local.expectations import Expectation, expectations, nearest
+from agents.local.features import NAMES, Focus, measure
 from agents.local.parameters import Parameters, shipped
 from agents.local.reading import Reading, without_copied
 from agents.local.sentences import pieces
@@ -46,22 +46,31 @@ class Mark:
 class Answer:
     """An answer's pieces that say something: as written, and read without what the question says."""
 
+    prompt: Reading
     pieces: tuple[str, ...]
     readings: tuple[Reading, ...]
 
     @cached_property
     def whole(self) -> Reading:
         """All pieces as one text."""
-        return self.part(0, len(self.readings))
+        return Reading.joined(self.readings)
+
+    @cached_property
+    def nearness_to_prompt(self) -> Vector:
+        """For each word of the whole, how near it is to the nearest of the question's."""
+        return nearest(self.prompt.nearness(self.whole), axis=0)
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where each piece begins among the words of the whole."""
-        return [0, *(int(end) for end in np.cumsum([len(each.words) for each in self.readings])[:-1])]
+        """Where each piece begins among the words of the whole, and where the last one ends."""
+        return [int(end) for end in np.cumsum([0, *(len(each.words) for each in self.readings)])]
 
-    def part(self, start: int, end: int) -> Reading:
-        """Some pieces that follow each other as one text."""
-        return Reading("\n".join(each.text for each in self.readings[start:end]))
+    def focus(self, near: Vector, start: int, end: int) -> Focus:
+        """Some pieces that follow each other; `near` belongs to the whole."""
+        everything = (start, end) == (0, len(self.readings))
+        reading = self.whole if everything else Reading.joined(self.readings[start:end])
+        words = slice(self.starts[start], self.starts[end])
+        return Focus(reading, near[:, words], self.nearness_to_prompt[words])
 
 
 @dataclass(frozen=True)
@@ -99,23 +108,34 @@ def read_answer(question: Question, answer: str) -> Answer:
     prompt = Reading(question.prompt)
     split = [(piece, Reading(without_copied(piece, prompt))) for piece in pieces(answer)]
     kept = [(piece, reading) for piece, reading in split if reading.words]
-    return Answer(tuple(piece for piece, _ in kept), tuple(reading for _, reading in kept))
+    return Answer(prompt, tuple(piece for piece, _ in kept), tuple(reading for _, reading in kept))
 
 
 def _see(expectation: Expectation, answer: Answer, parameters: Parameters, *, alone: bool) -> Sight:
-    scores = _piece_scores(expectation, answer)
-    focus = answer.whole if alone else _window(expectation, answer)
+    near = expectation.reading.nearness(answer.whole)
+    covered = _covered_by_piece(near, answer)
+    start, end = (0, len(answer.pieces)) if alone else _window(expectation, covered)
+    focus = answer.focus(near, start, end)
     features = measure(expectation, focus)
-    near = nearness(expectation.reading, answer.whole)
     estimate = parameters.estimate(features) if _says_something(expectation, answer.whole) else 0.0
-    found = {stem for stem, each in zip(expectation.reading.stems, near, strict=True) if each >= _FOUND_FROM}
-    shown = expectation.shown_words
+    found, missed = _shown(expectation, near)
     return Sight(
-        Observed(estimate, _direction(expectation.prompt, focus), focus.stem_set),
+        Observed(estimate, _direction(expectation.prompt, focus.reading), focus.reading.stem_set),
         features,
-        quote=answer.pieces[int(np.argmax(scores))] if len(scores) and scores.max() > 0 else "",
-        found=tuple(word for stem, word in shown.items() if stem in found),
-        missed=tuple(word for stem, word in shown.items() if stem not in found),
+        _quote(expectation, covered, answer),
+        found,
+        missed,
+    )
+
+
+def _shown(expectation: Expectation, near: Vector) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The expected words that are in the answer, and those that are not, as a reader may be shown them."""
+    stems = zip(expectation.reading.stems, nearest(near, axis=1), strict=True)
+    present = {stem for stem, each in stems if each >= _FOUND_FROM}
+    shown = expectation.shown_words.items()
+    return (
+        tuple(word for stem, word in shown if stem in present),
+        tuple(word for stem, word in shown if stem not in present),
     )
 
 
@@ -127,29 +147,27 @@ def _says_something(expectation: Expectation, answer: Reading) -> bool:
     return not (echo and expectation.own.any())
 
 
-def _nearness_by_piece(expectation: Expectation, answer: Answer) -> Vector:
+def _covered_by_piece(near: Vector, answer: Answer) -> Vector:
     """How near each expected word (rows) comes in each piece of the answer (columns)."""
-    expected, whole = expectation.reading, answer.whole
-    if not expected.words or not whole.words:
-        return np.zeros((len(expected.words), len(answer.pieces)))
-    near = expected.units @ whole.units.T
-    near[np.array(expected.stems)[:, None] == np.array(whole.stems)[None, :]] = 1.0
-    return np.asarray(np.maximum.reduceat(near, answer.starts, axis=1))
+    if not answer.pieces:
+        return np.zeros((len(near), 0))
+    return np.asarray(np.maximum.reduceat(near, answer.starts[:-1], axis=1))
 
 
-def _piece_scores(expectation: Expectation, answer: Answer) -> Vector:
-    """How much of the expectation each piece covers, not to scale."""
-    return np.asarray(expectation.discounted @ _nearness_by_piece(expectation, answer))
+def _quote(expectation: Expectation, covered: Vector, answer: Answer) -> str:
+    """The piece that covers most of the expectation, the first of equals."""
+    scores = expectation.discounted @ covered
+    return answer.pieces[int(np.argmax(scores))] if len(scores) and scores.max() > 0.0 else ""
 
 
-def _window(expectation: Expectation, answer: Answer) -> Reading:
+def _window(expectation: Expectation, covered: Vector) -> tuple[int, int]:
     """The neighbouring pieces that cover most of the expectation together, the first of equals."""
-    near = _nearness_by_piece(expectation, answer)
-    if near.shape[1] <= _WINDOW:
-        return answer.whole
-    windows = np.lib.stride_tricks.sliding_window_view(near, _WINDOW, axis=1).max(axis=2)
+    count = covered.shape[1]
+    if count <= _WINDOW:
+        return 0, count
+    windows = np.lib.stride_tricks.sliding_window_view(covered, _WINDOW, axis=1).max(axis=2)
     start = int(np.argmax(expectation.discounted @ windows))
-    return answer.part(start, start + _WINDOW)
+    return start, start + _WINDOW
 
 
 def _direction(prompt: Reading, answer: Reading) -> Vector:

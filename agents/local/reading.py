@@ -1,13 +1,15 @@
 """A text as the marks see it: its words with vectors, its runs of characters, its numbers and cues."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.local.cues import denied_words, is_clueless, quantities, sided_words
-from agents.local.vectors import DIMENSIONS, Vector, word_vectors
+from agents.local.vectors import Vector, cosines, weighted_sum, word_vectors
 from agents.local.words import is_chinese, runs, stem, terms, tokens
 
 #: words that every sentence has; fewer than `words` leaves out, for "more" and "before" are content in science
@@ -28,6 +30,14 @@ class Reading:
     """A text read once; what costs time is worked out when it is first asked for."""
 
     text: str
+
+    @classmethod
+    def joined(cls, parts: Sequence["Reading"]) -> "Reading":
+        """Several texts as one, whose words are theirs, one text's after the other's."""
+        whole = cls("\n".join(each.text for each in parts))
+        # read once: and what is one word at the end of a part stays one
+        vars(whole)["tokens"] = [token for each in parts for token in each.tokens]
+        return whole
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -55,23 +65,45 @@ class Reading:
         return frozenset(terms(self.text))
 
     @cached_property
+    def vocabulary(self) -> list[str]:
+        """The content words, each once."""
+        return list(dict.fromkeys(self.words))
+
+    @cached_property
+    def places(self) -> NDArray[np.intp]:
+        """For each content word in order, where it stands in the vocabulary."""
+        place = {word: index for index, word in enumerate(self.vocabulary)}
+        return np.array([place[word] for word in self.words], dtype=np.intp)
+
+    @cached_property
     def _vectors(self) -> tuple[Vector, Vector]:
-        return word_vectors(self.words)
+        return word_vectors(self.vocabulary)
 
-    @property
-    def units(self) -> Vector:
-        """A unit vector for each content word."""
-        return self._vectors[0]
-
-    @property
+    @cached_property
     def weights(self) -> Vector:
-        """How much each content word says."""
-        return self._vectors[1]
+        """How much each content word says, in order."""
+        return self._vectors[1][self.places]
 
     @cached_property
     def vector(self) -> Vector:
         """The text's vector: its words', weighted and added up."""
-        return self.units.T @ self.weights if self.words else np.zeros(DIMENSIONS)
+        return self.weighted(self.weights)
+
+    def weighted(self, weights: Vector) -> Vector:
+        """The words' unit vectors times these weights, one a word, added up."""
+        totals = np.bincount(self.places, weights, len(self.vocabulary))
+        return weighted_sum(self._vectors[0], totals)
+
+    def nearness(self, other: "Reading") -> Vector:
+        """How near each content word (rows) is to each of the other text's: 1 for one stem, the cosine else."""
+        near = cosines(self._vectors[0], other._vectors[0])
+        stems, others = ([stem(word) for word in each.vocabulary] for each in (self, other))
+        columns: dict[str, list[int]] = {}
+        for column, each in enumerate(others):
+            columns.setdefault(each, []).append(column)
+        for row, each in enumerate(stems):
+            near[row, columns.get(each, [])] = 1.0
+        return near[np.ix_(self.places, other.places)]
 
     @cached_property
     def character_runs(self) -> Counter[str]:

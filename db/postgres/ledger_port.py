@@ -12,10 +12,10 @@ from db.postgres.ledger import PostgresLedgerBooks
 from db.postgres.ledger_writer import LedgerWriter, connect_writer
 from db.postgres.pool import Postgres
 from domain.book import Adjust, Begin, Cancel, Command, Dispatch, Doubt, Record, Settle, WriteEvent
+from domain.completion import Fence
 from domain.errors import EpochSuperseded
 from domain.ledger import (
     DoubtRule,
-    Fence,
     Hold,
     JournalEntry,
     LedgerCall,

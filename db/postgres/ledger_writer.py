@@ -34,8 +34,9 @@ from domain.book import (
     WriteEvent,
     accounts_needed,
 )
+from domain.completion import Fence
 from domain.errors import AssayError, Defect, LedgerConflict, LedgerOverloaded, LedgerUnavailable
-from domain.ledger import Account, Fence, Hold
+from domain.ledger import Account, Hold
 from domain.ports import Clock
 
 log = structlog.get_logger(__name__)

@@ -11,6 +11,7 @@ import pytest
 
 from db.postgres.ledger_port import PostgresLedger, SynchronousLedger
 from db.postgres.pool import Postgres
+from domain.completion import Fence
 from domain.errors import (
     BudgetExhausted,
     EpochSuperseded,
@@ -24,7 +25,6 @@ from domain.ledger import (
     DoubtRule,
     EventType,
     FactKind,
-    Fence,
     Hold,
     LedgerEvent,
     LedgerFact,
