@@ -23,6 +23,7 @@ from api import (
     uploads,
 )
 from api.errors import Problem, answer_defect, install_error_handlers
+from api.estimates import EstimateRequest
 from api.trace import TraceMiddleware
 
 VERSION = "0.1.0"
@@ -82,7 +83,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        document["components"]["schemas"] |= {**schema.pop("$defs", {}), "Problem": schema}
+        schemas = document["components"]["schemas"]
+        # what FastAPI does not see: the problem of every error, and a body that a route reads by hand
+        for model in (Problem, EstimateRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
         app.openapi_schema = document
     return app.openapi_schema

@@ -85,10 +85,23 @@ def _say(error: Exception) -> int:
             err.print(f"[red]Wrong setting[/red] {escape(name)}: {escape(problem['msg'])}", soft_wrap=True)
         return BAD_INPUT
     if isinstance(error, (AssayError, StackError, ProcessError)):
-        err.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+        for line in _mistakes(error) or [str(error)]:
+            err.print(f"[red]{escape(line)}[/red]", soft_wrap=True)
         return _code_of(error)
     err.print_exception()
     return FAILED
+
+
+def _mistakes(error: Exception) -> list[str]:
+    """Every mistake of an exam that the API has refused."""
+    from runtime.client import RequestRefused
+
+    problems = error.problem.get("errors") or () if isinstance(error, RequestRefused) else ()
+    return [
+        f"line {each['line']}: {each['field']}: {each['message']}. {each['remedy']}"
+        for each in problems
+        if each.get("line") is not None
+    ]
 
 
 def _code_of(error: Exception) -> int:

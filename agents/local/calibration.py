@@ -47,11 +47,11 @@ class Calibration:
         """The answer's estimate, corrected by the errors on the examples that it is like."""
         alone = _covariance(self._kernel, answer, answer)
         if not self._examples:
-            return Calibrated(answer.estimate, float(np.sqrt(alone)), 1.0)
+            return Calibrated(answer.estimate, alone**0.5, 1.0)
         likeness = np.array([_covariance(self._kernel, answer, each) for each in self._examples])
         estimate = answer.estimate + float(likeness @ self._carried)
         left = max(0.0, alone - float(likeness @ self._inverse @ likeness))
-        return Calibrated(float(np.clip(estimate, 0.0, 1.0)), float(np.sqrt(left)), float(np.sqrt(left / alone)))
+        return Calibrated(float(np.clip(estimate, 0.0, 1.0)), left**0.5, (left / alone) ** 0.5)
 
 
 def _covariance(kernel: Kernel, one: Observed, other: Observed) -> float:
@@ -64,4 +64,4 @@ def _covariance(kernel: Kernel, one: Observed, other: Observed) -> float:
 
 
 def _set_cosine(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / np.sqrt(len(one) * len(other)) if one and other else 0.0
+    return len(one & other) / (len(one) * len(other)) ** 0.5 if one and other else 0.0

@@ -105,4 +105,5 @@ def _related(criterion: Criterion, question: Question, reference: Sequence[str])
     described = set(terms(criterion.description))
     matches = [len(described.intersection(terms(piece))) for piece in reference]
     best = max(matches, default=0)
-    return [piece for piece, match in zip(reference, matches, strict=True) if best and match >= _RELATED_FROM * best]
+    least = max(1.0, _RELATED_FROM * best)
+    return [piece for piece, match in zip(reference, matches, strict=True) if match >= least]

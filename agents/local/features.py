@@ -45,38 +45,38 @@ _NO_QUANTITY = 0.5
 
 
 @dataclass(frozen=True)
-class Focus:
-    """What a criterion looks at in an answer, with how near its words come to the expected ones."""
+class Comparison:
+    """An answer, with how near its words come to the expected ones."""
 
     reading: Reading
-    #: a row for each expected word, a column for each word of the focus
+    #: a row for each expected word, a column for each word of the answer
     near: Vector
-    #: for each word of the focus, how near it is to the nearest of the question's
+    #: for each word of the answer, how near it is to the nearest of the question's
     nearness_to_prompt: Vector
 
 
-def measure(expectation: Expectation, focus: Focus) -> Vector:
+def measure(expectation: Expectation, compared: Comparison) -> Vector:
     """The features by `NAMES`; most lie between 0 and 1."""
-    aligned = _alignment(expectation, focus)
+    aligned = _alignment(expectation, compared)
     values = {
         **aligned,
-        **_shared_words(expectation, focus.reading),
-        **_character_runs(expectation.reading, focus.reading),
-        **_directions(expectation, focus.reading),
-        **_cues(expectation.reading, focus.reading, aligned["recall_discounted"]),
+        **_shared_words(expectation, compared.reading),
+        **_character_runs(expectation.reading, compared.reading),
+        **_directions(expectation, compared.reading),
+        **_cues(expectation.reading, compared.reading, aligned["recall_discounted"]),
     }
     return np.array([values[name] for name in NAMES], dtype=np.float64)
 
 
-def _alignment(expectation: Expectation, focus: Focus) -> dict[str, float]:
+def _alignment(expectation: Expectation, compared: Comparison) -> dict[str, float]:
     """Word by word: what is expected and found, and what is given and wanted."""
-    expected, answer = expectation.reading, focus.reading
-    found, wanted = nearest(focus.near, axis=1), nearest(focus.near, axis=0)
+    expected, answer = expectation.reading, compared.reading
+    found, wanted = nearest(compared.near, axis=1), nearest(compared.near, axis=0)
     own_words = 1.0 - answer.mask(expectation.prompt.stem_set)
     recall = _mean(found, expected.weights)
     beyond = _mean(found, expected.weights * expectation.own)
     own = _mean(found, expectation.discounted)
-    given = discounted(answer.weights, focus.nearness_to_prompt)
+    given = discounted(answer.weights, compared.nearness_to_prompt)
     return {
         "recall": recall,
         "recall_beyond_question": beyond,

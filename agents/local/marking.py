@@ -8,7 +8,7 @@ import numpy as np
 from agents.local.calibration import Calibrated, Calibration, Observed
 from agents.local.coverage import mark_code
 from agents.local.expectations import Expectation, expectations, nearest
-from agents.local.features import NAMES, Focus, measure
+from agents.local.features import NAMES, Comparison, measure
 from agents.local.parameters import Parameters, shipped
 from agents.local.reading import Reading, without_copied
 from agents.local.sentences import pieces
@@ -17,11 +17,9 @@ from domain.exam import Criterion, GradedExample, Question, QuestionType
 
 #: shares are rounded to this: finer steps would feign a precision that is not there
 STEP = 0.25
-#: an idea may spread over so many sentences
-_WINDOW = 3
 #: an expected word counts as found where the nearest word of the answer is at least so near
 _FOUND_FROM = 0.6
-#: so many words, and none that the question does not have: an echo. Fewer may be a choice between things named
+#: so many words and none that the question does not have are an echo; fewer may choose between things named
 _ECHO_LENGTH = 5
 _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.05, 0.95
 
@@ -62,15 +60,8 @@ class Answer:
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where each piece begins among the words of the whole, and where the last one ends."""
-        return [int(end) for end in np.cumsum([0, *(len(each.words) for each in self.readings)])]
-
-    def focus(self, near: Vector, start: int, end: int) -> Focus:
-        """Some pieces that follow each other; `near` belongs to the whole."""
-        everything = (start, end) == (0, len(self.readings))
-        reading = self.whole if everything else Reading.joined(self.readings[start:end])
-        words = slice(self.starts[start], self.starts[end])
-        return Focus(reading, near[:, words], self.nearness_to_prompt[words])
+        """Where each piece begins among the words of the whole."""
+        return [int(end) for end in np.cumsum([0, *(len(each.words) for each in self.readings)])][:-1]
 
 
 @dataclass(frozen=True)
@@ -99,8 +90,7 @@ def see(question: Question, answer: str, parameters: Parameters) -> list[Sight]:
     read = read_answer(question, answer)
     if question.type is QuestionType.CODE:
         return _see_code(question, answer, read)
-    alone = len(question.criteria) == 1
-    return [_see(each, read, parameters, alone=alone) for each in expectations(question)]
+    return [_see(each, read, parameters) for each in expectations(question)]
 
 
 def read_answer(question: Question, answer: str) -> Answer:
@@ -111,21 +101,14 @@ def read_answer(question: Question, answer: str) -> Answer:
     return Answer(prompt, tuple(piece for piece, _ in kept), tuple(reading for _, reading in kept))
 
 
-def _see(expectation: Expectation, answer: Answer, parameters: Parameters, *, alone: bool) -> Sight:
+def _see(expectation: Expectation, answer: Answer, parameters: Parameters) -> Sight:
     near = expectation.reading.nearness(answer.whole)
-    covered = _covered_by_piece(near, answer)
-    start, end = (0, len(answer.pieces)) if alone else _window(expectation, covered)
-    focus = answer.focus(near, start, end)
-    features = measure(expectation, focus)
+    features = measure(expectation, Comparison(answer.whole, near, answer.nearness_to_prompt))
     estimate = parameters.estimate(features) if _says_something(expectation, answer.whole) else 0.0
     found, missed = _shown(expectation, near)
-    return Sight(
-        Observed(estimate, _direction(expectation.prompt, focus.reading), focus.reading.stem_set),
-        features,
-        _quote(expectation, covered, answer),
-        found,
-        missed,
-    )
+    direction = _direction(expectation.prompt, answer.whole)
+    observed = Observed(estimate, direction, answer.whole.stem_set)
+    return Sight(observed, features, _quote(expectation, near, answer), found, missed)
 
 
 def _shown(expectation: Expectation, near: Vector) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -147,27 +130,12 @@ def _says_something(expectation: Expectation, answer: Reading) -> bool:
     return not (echo and expectation.own.any())
 
 
-def _covered_by_piece(near: Vector, answer: Answer) -> Vector:
-    """How near each expected word (rows) comes in each piece of the answer (columns)."""
-    if not answer.pieces:
-        return np.zeros((len(near), 0))
-    return np.asarray(np.maximum.reduceat(near, answer.starts[:-1], axis=1))
-
-
-def _quote(expectation: Expectation, covered: Vector, answer: Answer) -> str:
+def _quote(expectation: Expectation, near: Vector, answer: Answer) -> str:
     """The piece that covers most of the expectation, the first of equals."""
-    scores = expectation.discounted @ covered
-    return answer.pieces[int(np.argmax(scores))] if len(scores) and scores.max() > 0.0 else ""
-
-
-def _window(expectation: Expectation, covered: Vector) -> tuple[int, int]:
-    """The neighbouring pieces that cover most of the expectation together, the first of equals."""
-    count = covered.shape[1]
-    if count <= _WINDOW:
-        return 0, count
-    windows = np.lib.stride_tricks.sliding_window_view(covered, _WINDOW, axis=1).max(axis=2)
-    start = int(np.argmax(expectation.discounted @ windows))
-    return start, start + _WINDOW
+    if not answer.pieces:
+        return ""
+    scores = expectation.discounted @ np.maximum.reduceat(near, answer.starts, axis=1)
+    return answer.pieces[int(np.argmax(scores))] if scores.max() > 0.0 else ""
 
 
 def _direction(prompt: Reading, answer: Reading) -> Vector:

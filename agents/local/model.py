@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from agents.local.marking import Mark, mark_answer
 from agents.local.sentences import MAX_READ_LENGTH
@@ -37,7 +38,8 @@ def answer_request(request: CompletionRequest) -> CompletionReply:
         for criterion, mark in zip(question.criteria, marks, strict=True)
     ]
     text = json.dumps({"criteria": entries}, ensure_ascii=False)
-    usage = Usage(tokens_in=_count(_read(question, request.answer)), tokens_out=_count([text]))
+    read = _question_tokens(question) + _count([request.answer[:MAX_READ_LENGTH]])
+    usage = Usage(tokens_in=read, tokens_out=_count([text]))
     return CompletionReply(text=text, usage=usage, model=request.model, advisory=True)
 
 
@@ -81,11 +83,13 @@ def _list(shown: Sequence[str]) -> str:
     return ", ".join(shown[:_SHOWN_WORDS])
 
 
-def _read(question: Question, answer: str) -> list[str]:
-    """Everything that the model reads for one reply."""
+# the same for every answer of a batch
+@lru_cache(maxsize=200)
+def _question_tokens(question: Question) -> int:
+    """The tokens of everything that is read but the answer."""
     rubric = [criterion.description for criterion in question.criteria]
     examples = [example.answer for example in question.examples]
-    return [question.prompt, question.reference, *rubric, *examples, answer[:MAX_READ_LENGTH]]
+    return _count([question.prompt, question.reference, *rubric, *examples])
 
 
 def _count(texts: Sequence[str]) -> int:

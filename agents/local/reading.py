@@ -12,12 +12,13 @@ from agents.local.cues import denied_words, is_clueless, quantities, sided_words
 from agents.local.vectors import Vector, cosines, weighted_sum, word_vectors
 from agents.local.words import is_chinese, runs, stem, terms, tokens
 
-#: words that every sentence has; fewer than `words` leaves out, for "more" and "before" are content in science
-_FUNCTION_WORDS = frozenset(
-    """a an the is are was were be been being am of to in on at by for with as it its this that these those they
-    them their there he she his her i you we my your our and or so then than also just very do does did has have
-    had will would can could should may might if because when which who what how from into out up about""".split()
-)
+#: words that every sentence has; fewer than `terms` leaves out: "more" and "before" are content in science
+_FUNCTION_TEXT = """
+a an the is are was were be been being am of to in on at by for with as it its this that these those they
+them their there he she his her i you we my your our and or so then than also just very do does did has
+have had will would can could should may might if because when which who what how from into out up about
+"""
+_FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
 #: this many words in the question's order are the question, copied
 _COPIED_RUN = 5
 #: runs of so many characters are compared: words' parts in English, pairs in Chinese
@@ -91,11 +92,11 @@ class Reading:
 
     def weighted(self, weights: Vector) -> Vector:
         """The words' unit vectors times these weights, one a word, added up."""
-        totals = np.bincount(self.places, weights, len(self.vocabulary))
+        totals = np.bincount(self.places, weights, len(self.vocabulary)).astype(np.float64)
         return weighted_sum(self._vectors[0], totals)
 
     def nearness(self, other: "Reading") -> Vector:
-        """How near each content word (rows) is to each of the other text's: 1 for one stem, the cosine else."""
+        """How near each content word (rows) is to each of the other's: 1 for one stem, else the cosine."""
         near = cosines(self._vectors[0], other._vectors[0])
         stems, others = ([stem(word) for word in each.vocabulary] for each in (self, other))
         columns: dict[str, list[int]] = {}

@@ -34,7 +34,8 @@ def word_vectors(words: Sequence[str]) -> tuple[Vector, Vector]:
         return np.zeros((0, DIMENSIONS), dtype=np.float32), np.zeros(0)
     vectors = np.stack([_vector(word[:_LONGEST_WORD]) for word in words])
     lengths = np.linalg.norm(vectors, axis=1)
-    return vectors / np.maximum(lengths, 1e-9)[:, None], lengths.astype(np.float64)
+    units = np.asarray(vectors / np.maximum(lengths, 1e-9)[:, None])
+    return units, lengths.astype(np.float64)
 
 
 def cosines(one: Vector, other: Vector) -> Vector:
@@ -72,7 +73,6 @@ def _character_vector(character: str) -> Vector:
     return np.asarray(signs * (_CHARACTER_LENGTH / np.sqrt(DIMENSIONS)), dtype=np.float32)
 
 
-
 def _word_llama() -> Any:
     """The embedded vectors, loaded once a process (0.6 s, 75 MB) from the package's own folder."""
     # without the lock, the first answers of a batch would each load them
@@ -84,7 +84,8 @@ def _word_llama() -> Any:
 def _load() -> Any:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    import wordllama  # 0.4 s: paid by the first answer, not by every command
+    # 0.4 s: paid by the first answer, not by every command
+    import wordllama  # type: ignore[import-untyped]  # the package ships no types
 
     # the package configures the root logger when it is imported; the process's logging is not its to set
     root.handlers[:] = handlers

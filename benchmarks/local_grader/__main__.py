@@ -70,7 +70,7 @@ def _as_text(report: dict[str, Any]) -> str:
 def _line(found: dict[str, Any]) -> str:
     surer, other = found["surer_half"], found["other_half"]
     return (
-        f"  {found['examples']:>2} examples, {found['questions']} unseen questions, {found['answers']} answers:"
+        f"  {found['examples']:>2} examples, {found['questions']} questions, {found['answers']} answers:"
         f" r {found['pearson']:.3f} (words alone {found['baseline_pearson']:.3f},"
         f" ratio {found['ratio_to_baseline']:.2f}), rho {found['spearman']:.3f},"
         f" kappa {found['weighted_kappa']:.3f}, accuracy {found['accuracy']:.3f};\n"

@@ -21,8 +21,8 @@ _RIDGE = 100.0
 _BETWEEN = 0.1
 #: how alike answers are, by hand on the fitted questions' cross-validation: the optimum is flat
 KERNEL = Kernel(constant=0.03, slope=0.1, vectors=0.15, words=0.15, noise=0.12)
-#: what turns a statement around weighs at least this much: the data, where it is rare, ask for next to nothing,
-#: and a mark that takes "does not rise" for "rises" would be believed by nobody
+#: what turns a statement around weighs at least this much: the data, where it is rare, ask for next to
+#: nothing, and a mark that takes "does not rise" for "rises" would be believed by nobody
 _LEAST = {"negation_differs": -0.02, "contradictions": -0.02}
 #: features that lower a mark, and those that may do either; all others raise it or are left out
 _SIGNS = {
@@ -110,7 +110,7 @@ def _fit_general(questions: Sequence[Measured]) -> Parameters:
 
 
 def _solve_with_signs(design: Numbers, target: Numbers) -> Numbers:
-    """The ridge without the features whose weight has the wrong sign: they say something about the data only."""
+    """The ridge without the features whose weight has the wrong sign: they tell of the data alone."""
     fixed = design.shape[1] - len(NAMES)
     least = np.array([_LEAST.get(name, 0.0) for name in NAMES] + [0.0] * fixed)
     target = target - design @ least
@@ -123,7 +123,7 @@ def _solve_with_signs(design: Numbers, target: Numbers) -> Numbers:
         solved[kept] = np.linalg.solve(part.T @ part + np.diag(penalty[kept]), part.T @ target)
         wrong = solved * wanted < 0.0
         if not wrong.any():
-            return solved + least
+            return np.asarray(solved + least)
         kept &= ~wrong
 
 
@@ -159,7 +159,7 @@ def _unseen_estimates(questions: Sequence[Measured], examples: int, source: str 
 
 
 def cross_validate(questions: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    """Pearson r by source on questions outside each fold's fit, without and with examples; not rounded marks."""
+    """Pearson r by source on questions outside each fold's fit, without and with examples; not rounded."""
     found: dict[str, dict[str, float]] = {}
     for name in sorted({each.graded.source for each in questions}):
         for examples in (0, EXAMPLES):
@@ -170,7 +170,7 @@ def cross_validate(questions: Sequence[Measured]) -> dict[str, dict[str, float]]
 
 
 def _fit_spread(alone: Estimates, helped: Estimates, general: Parameters) -> Spread:
-    """The gain at which marks agree best with a teacher's: in weighted kappa and correlation, as one figure."""
+    """The gain at which marks agree best with a teacher's, in weighted kappa and correlation together."""
     centre = float(np.mean([each.estimate for each in alone.calibrated]))
 
     def agreement(gain: float) -> float:
@@ -202,4 +202,4 @@ def _doubts(estimates: Estimates, parameters: Parameters) -> tuple[Numbers, Numb
     drawn = _drawn(estimates, parameters)
     triples = zip(estimates.sights, estimates.calibrated, drawn, strict=True)
     values = np.stack([doubt_features(sight, calibrated, float(each)) for sight, calibrated, each in triples])
-    return values, np.abs(drawn - estimates.shares)
+    return values.astype(np.float64), np.asarray(np.abs(drawn - estimates.shares))

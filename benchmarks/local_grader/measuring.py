@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.grading.replies import read_reply
 from agents.local.model import answer_request
@@ -18,6 +19,8 @@ from domain.assessment import LOW_CONFIDENCE
 from domain.completion import CompletionRequest
 from domain.exam import GradedExample, Question
 from domain.identity import LogicalStep
+
+Places = NDArray[np.intp]
 
 _STEPS = 4
 _SEEDS = (1, 2, 3)
@@ -31,7 +34,7 @@ class Graded:
     confidence: Numbers
     wanted: Numbers
 
-    def part(self, chosen: Numbers) -> "Graded":
+    def part(self, chosen: Places) -> "Graded":
         """Some of the answers."""
         return Graded(self.given[chosen], self.confidence[chosen], self.wanted[chosen])
 
@@ -97,7 +100,7 @@ def grade_all(grade: Grade, questions: Sequence[GradedQuestion], examples: int) 
     return Graded(table[:, 0], table[:, 1], table[:, 2])
 
 
-def _with_examples(graded: GradedQuestion, chosen: Sequence[int]) -> Question:
+def _with_examples(graded: GradedQuestion, chosen: Places) -> Question:
     examples = tuple(GradedExample(graded.answers[index], graded.shares[index]) for index in chosen)
     return replace(graded.question, examples=examples)
 

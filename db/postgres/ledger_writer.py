@@ -532,7 +532,7 @@ async def _load_known(connection: Connection, book: Book, commands: Sequence[Com
 
 
 def _fence_of(command: Command) -> Fence | None:
-    return command.fence if type(command) in (Begin, Dispatch) else None
+    return command.fence if isinstance(command, (Begin, Dispatch)) else None
 
 
 def _decided(command: Command, book: Book) -> Any:

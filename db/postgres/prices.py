@@ -1,7 +1,7 @@
 """Price lists, and how many tokens a byte makes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 from psycopg.rows import DictRow
@@ -13,8 +13,11 @@ from domain.prices import ANY_MODEL, ModelPrices, Price, PriceList, split_model
 ADD_LIST_SQL = """
 INSERT INTO price_lists (source) VALUES (%s) ON CONFLICT (source) WHERE source <> 'own' DO NOTHING RETURNING version
 """
-COPY_PRICES_SQL = """
-COPY prices (version, provider, model, unit, above_tokens, nanodollars_per_million) FROM STDIN
+ADD_PRICES_SQL = """
+INSERT INTO prices (version, provider, model, unit, above_tokens, nanodollars_per_million)
+SELECT %(version)s, each.* FROM unnest(
+    %(providers)s::text[], %(models)s::text[], %(units)s::text[], %(above_tokens)s::integer[], %(prices)s::bigint[]
+) each
 """
 # own rows win over imported ones, whichever is newer; then the newest list that has the model
 MODEL_PRICES_SQL = """
@@ -89,7 +92,7 @@ class PostgresPrices:
             row = await (await connection.execute(ADD_LIST_SQL, [prices.source])).fetchone()
             if row is None:
                 return False
-            await _copy(connection, row["version"], prices)
+            await _add_prices(connection, row["version"], prices.prices)
             return True
 
     async def show(self, pattern: str, limit: int) -> list[DictRow]:
@@ -113,11 +116,18 @@ class PostgresPrices:
         return ModelPrices(str(rows[0]["version"]), prices)
 
 
-async def _copy(connection: Connection, version: int, prices: PriceList) -> None:
-    async with connection.cursor() as cursor, cursor.copy(COPY_PRICES_SQL) as copy:
-        for each in prices.prices:
-            row = (each.provider, each.model, each.unit, each.above_tokens, each.nanodollars_per_million)
-            await copy.write_row((version, *row))
+async def _add_prices(connection: Connection, version: int, prices: Sequence[Price]) -> None:
+    await connection.execute(
+        ADD_PRICES_SQL,
+        {
+            "version": version,
+            "providers": [each.provider for each in prices],
+            "models": [each.model for each in prices],
+            "units": [str(each.unit) for each in prices],
+            "above_tokens": [each.above_tokens for each in prices],
+            "prices": [each.nanodollars_per_million for each in prices],
+        },
+    )
 
 
 class PostgresTokenRatios:

@@ -51,7 +51,8 @@ async def test_every_condition_is_translated_as_its_class_decides(condition: typ
     assert translated.type == condition.code
     assert translated.message == "It happened."
     assert translated.non_retryable is not condition.retryable
-    assert list(translated.details) == [{"field": "q1"}]
+    assert list(translated.details) == [condition("It happened.", field="q1").facts()]
+    assert translated.details[0]["field"] == "q1"
     seconds = condition.retry_after_seconds
     assert translated.next_retry_delay == (None if seconds is None else timedelta(seconds=seconds))
     benign = translated.category is ApplicationErrorCategory.BENIGN

@@ -57,7 +57,7 @@ def grade(question: Question, answer: str):
     for result in results:
         assert result.quote in answer
         assert len(result.quote) <= 300
-        assert result.points in (0, result.max_points / 2, result.max_points)
+        assert result.points in [result.max_points * quarter / 4 for quarter in range(5)]
         assert 0.05 <= result.confidence <= 0.95
     return results
 

@@ -49,7 +49,7 @@ async def numbers_until(api: httpx.AsyncClient, url: str, after: int, at_most: i
 async def test_a_batch_goes_its_whole_way(api: httpx.AsyncClient, batch_id: str) -> None:
     right, wrong, unreadable = [
         (await api.put(f"/v1/batches/{batch_id}/files/{name}", content=content)).json()["file_id"]
-        for name, content in (("a.txt", b"q1: 443"), ("b.txt", b"q1: 80"), ("c.txt", b"nothing at all"))
+        for name, content in (("a.txt", b"q1: 443"), ("b.txt", b"q1: 80"), ("c.txt", b"%PDF-1.7 cut off"))
     ]
     url = f"/v1/batches/{batch_id}/events"
 

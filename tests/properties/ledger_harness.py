@@ -10,6 +10,8 @@ may have been charged in the end. Only what nobody was told about may have gone 
 
 import asyncio
 import itertools
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,6 +45,13 @@ class Cut(Exception):
     """A process died in the middle of what it did."""
 
 
+def cut(connection: AsyncConnection[Any]) -> None:
+    """Break the connection as a network does; the descriptor stays the driver's to close."""
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire, suppress(OSError):
+            wire.shutdown(socket.SHUT_RDWR)
+
+
 @dataclass
 class Scissors:
     """Cuts a connection at the so manieth statement from now, before it leaves or after it was answered."""
@@ -59,8 +68,9 @@ class Scissors:
         if self.countdown <= 0:
             self.countdown = None
             self.cuts += 1
-            connection.pgconn.finish()
-            raise psycopg.OperationalError("the connection was cut")
+            cut(connection)
+            if after:
+                raise psycopg.OperationalError("the answer was lost")
 
 
 class CutConnection(AsyncConnection[Any]):
@@ -87,16 +97,20 @@ class Process:
     scissors: Scissors
     callers: "set[asyncio.Task[Any]]" = field(default_factory=set)
     connection: AsyncConnection[Any] | None = None
+    dead: bool = False
 
     async def kill(self) -> None:
         """End at once: nothing is flushed, nobody is answered, the connection is gone."""
+        self.dead = True
         task = self.ledger.writer._task
+        if self.connection is not None:
+            cut(self.connection)
         for each in (*self.callers, *([task] if task else [])):
             each.cancel()
-        if self.connection is not None:
-            self.connection.pgconn.finish()
         if task is not None:
             await asyncio.wait([task], timeout=5)
+        if self.connection is not None:
+            await self.connection.close()
 
 
 @dataclass
@@ -136,13 +150,14 @@ class World:
     # --- processes ---
 
     @asynccontextmanager
-    async def processes(self, count: int) -> AsyncIterator[None]:
-        self._processes = [self._start() for _ in range(count)]
+    async def processes(self, count: int) -> AsyncIterator[list[Process]]:
+        """So many writers; whichever of them was killed meanwhile is not asked to close in peace."""
+        started = self._processes = [self._start() for _ in range(count)]
         try:
-            yield
+            yield started
         finally:
-            for process in self._processes:
-                await process.ledger.close()
+            for process in started:
+                await (process.kill() if process.dead else process.ledger.close())
             for process in self._dead:
                 await process.kill()
 
@@ -336,17 +351,21 @@ class World:
     async def check(self) -> None:
         """After all deadlines: the model and the ledger say the same."""
         self.figures["cuts"] = sum(each.scissors.cuts for each in (*self._processes, *self._dead))
+        self._check_charges(await self.check_whole())
+        journal = await self._rows("SELECT * FROM ledger_journal WHERE tenant_id = %s")
+        kept = {(row["call_id"], row["request_hash"]): row["reply"] for row in journal}
+        # nothing that was acknowledged is lost
+        assert kept.items() >= self.replies.items()
+
+    async def check_whole(self) -> list[Any]:
+        """Projections are the fold, no hold is open, each call has one commit; answers the holds."""
         holds = await self._rows("SELECT * FROM ledger_holds WHERE tenant_id = %s ORDER BY call_id, attempt")
         events = [
             event_of(row) for row in await self._rows("SELECT * FROM ledger_events WHERE tenant_id = %s")
         ]
         self._check_projections(holds, fold(events), await self._balances())
         self._check_dispatches(holds, [(each.call_id, each.attempt, each.event_type) for each in events])
-        self._check_charges(holds)
-        journal = await self._rows("SELECT * FROM ledger_journal WHERE tenant_id = %s")
-        kept = {(row["call_id"], row["request_hash"]): row["reply"] for row in journal}
-        # nothing that was acknowledged is lost
-        assert kept.items() >= self.replies.items()
+        return holds
 
     def _check_projections(self, holds: list[Any], folded: Any, stored: Any) -> None:
         assert stored == dict.fromkeys(stored, Balance()) | folded
