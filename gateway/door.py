@@ -33,9 +33,10 @@ MOST_WAITS = 20
 
 @dataclass(frozen=True)
 class CallTerms:
-    """How long a model's reply may take, and what a call costs that nobody knows the end of."""
+    """How long a model's reply may take, how long another attempt waits for it, and what a doubt costs."""
 
-    reply_seconds: float = 120.0
+    timeout_seconds: float = 120.0
+    wait_seconds: float = 120.0
     doubt_rule: DoubtRule = DoubtRule.FULL
 
 
@@ -97,7 +98,7 @@ class Door:
             rates=rates,
             mode=self._mode,
             doubt_rule=terms.doubt_rule,
-            reply_seconds=terms.reply_seconds,
+            reply_seconds=terms.wait_seconds,
         )
 
     async def _wait_for(self, underway: Underway, request: CompletionRequest) -> None:
@@ -108,12 +109,13 @@ class Door:
 
     async def _ask(self, hold: Hold, request: CompletionRequest) -> CompletionReply:
         began = monotonic()
+        timeout_seconds = self._terms(request.model).timeout_seconds
         try:
-            async with asyncio.timeout(hold.call.reply_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 reply = await self._upstreams.complete(request)
         except TimeoutError as error:
             await self._ledger.doubt(hold, "no reply in time")
-            message = f"{request.model} gave no reply in {hold.call.reply_seconds:g} s."
+            message = f"{request.model} gave no reply in {timeout_seconds:g} s."
             raise ModelUnavailable(message, in_doubt=True) from error
         except AssayError as error:
             if isinstance(error, ModelUnavailable) and error.in_doubt:

@@ -19,6 +19,7 @@ from rich.table import Column, Table
 
 from domain.errors import AssayError
 from runtime.exam_commands import exam_commands
+from runtime.ledger_commands import ledger_commands
 from runtime.price_commands import price_commands
 from runtime.settings import Settings
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(exam_commands)
+app.add_typer(ledger_commands)
 app.add_typer(price_commands)
 #: a pipe has no width to fit into, and whoever reads from it wants whole ids
 _PIPE_WIDTH = 240
@@ -600,9 +602,7 @@ def limit(
     Example: assay limit 0197c1de-… 12.50
     """
     with _client() as client:
-        answer = client.post(
-            f"/v1/batches/{batch_id}/limit", {"limit_usd": None if usd == "none" else usd}
-        )
+        answer = client.post(f"/v1/batches/{batch_id}/limit", {"limit_usd": None if usd == "none" else usd})
     shown = "no limit" if answer["limit_usd"] is None else f"at most ${answer['limit_usd']}"
     out.print(f"{answer['batch_id']}: {answer['status']}, {shown}")
 

@@ -1,8 +1,20 @@
 """Which models an installation has, from its settings: for the API, which checks names, and for workers."""
 
+from collections.abc import Callable
+
+from db.postgres.prices import PostgresPrices, PostgresTokenRatios
 from domain.completion import ModelNames
+from domain.ledger import DoubtRule
+from domain.ports import Models
+from gateway.catalogue import canonical_name, catalogue
+from gateway.door import CallTerms, Door
 from gateway.providers import Provider, Providers, find_providers
+from gateway.tokens import TokenEstimates
+from runtime.resources import Resources
 from runtime.settings import ModelSettings
+
+#: a model that computes in this very process: nobody waits long for what is free, and nothing is in doubt
+_EMBEDDED = CallTerms(timeout_seconds=300.0, wait_seconds=1.0, doubt_rule=DoubtRule.ZERO)
 
 
 def providers(settings: ModelSettings) -> Providers:
@@ -27,3 +39,21 @@ def known_models(settings: ModelSettings) -> ModelNames:
     large = providers(settings)
     names = ("local", "scripted") if settings.script else ("local",)
     return ModelNames(names, tuple(large.available), large.absent)
+
+
+def door(resources: Resources, upstreams: Models) -> Door:
+    """The door of this process: every call of its agents is paid for there."""
+    postgres = resources.postgres
+    return Door(
+        upstreams,
+        resources.ledger,
+        PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
+        TokenEstimates(PostgresTokenRatios(postgres)),
+        terms=terms(resources.settings.models),
+    )
+
+
+def terms(settings: ModelSettings) -> Callable[[str], CallTerms]:
+    """How long calls to a model may take."""
+    asked = CallTerms(timeout_seconds=settings.timeout_seconds, wait_seconds=settings.timeout_seconds)
+    return lambda model: _EMBEDDED if model == "local" else asked

@@ -74,7 +74,7 @@ def show_estimate(estimated: Mapping[str, Any], console: Console) -> None:
     console.print(f"{estimated['files']} files by {escape(estimated['model'])}")
     console.print(table)
     console.print(
-        "At most: every reply as long as may be, and asked for again. A batch's limit is a ceiling of its own.",
+        "At most: every reply as long as may be, and asked for again. A batch's limit is its own ceiling.",
         style="dim",
     )
 

@@ -13,7 +13,8 @@ from pydantic import SecretStr
 from temporalio.client import Client
 
 from db.objects.store import ObjectStoreFiles
-from db.postgres.pool import Postgres, open_pool
+from db.postgres.ledger_port import PostgresLedger
+from db.postgres.pool import APPLICATION_ROLE, Postgres, open_pool
 from db.redis.connection import RedisLink
 from db.redis.progress import OUTBOX_BELL, BellHub, progress_channel
 from domain.errors import AssayError
@@ -49,6 +50,7 @@ class Resources:
     temporal: Client
     hub: BellHub
     clock: SystemClock
+    ledger: PostgresLedger
 
 
 @asynccontextmanager
@@ -57,8 +59,9 @@ async def open_resources(
 ) -> AsyncIterator[Resources]:
     """Open everything; nothing waits for a server that is away, its first use says so."""
     async with AsyncExitStack() as stack:
+        url = required("ASSAY_POSTGRES__URL", settings.postgres.url)
         pool = open_pool(
-            required("ASSAY_POSTGRES__URL", settings.postgres.url),
+            url,
             min_size=settings.postgres.min_size,
             max_size=settings.postgres.max_size,
             acquire_timeout_seconds=settings.postgres.acquire_timeout_seconds,
@@ -66,9 +69,15 @@ async def open_resources(
             lifetime_seconds=settings.postgres.lifetime_seconds,
             check_on_acquire=check_connections,
             name=name,
+            role=APPLICATION_ROLE,
         )
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, CLOSE_SECONDS)
+        postgres, clock = Postgres(pool), SystemClock()
+        # it connects with its first call
+        ledger = PostgresLedger.over(postgres, url, clock)
+        ledger.start()
+        stack.push_async_callback(ledger.close)
         redis = RedisLink.to(
             required("ASSAY_REDIS__URL", settings.redis.url),
             max_connections=settings.redis.max_connections,
@@ -78,7 +87,7 @@ async def open_resources(
         hub = BellHub(redis, progress_channel("*"), OUTBOX_BELL)
         await stack.enter_async_context(in_background(hub.run()))
         objects = ObjectStoreFiles.at(settings.objects_url)
-        yield Resources(settings, Postgres(pool), redis, objects, temporal, hub, SystemClock())
+        yield Resources(settings, postgres, redis, objects, temporal, hub, clock, ledger)
 
 
 async def connect_temporal(settings: Settings, *, name: str, lazy: bool) -> Client:

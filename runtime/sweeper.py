@@ -7,17 +7,23 @@ a workflow that waits. All are rare, so looking once a minute is enough.
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 
 import structlog
 
 from db.postgres.batches import PostgresBatchRuns
+from db.postgres.ledger_port import PostgresLedger
 from db.postgres.pauses import PostgresPauses
 from domain.batch import Batch
 from domain.errors import NotFound, Unavailable
-from domain.states import BatchState
+from domain.ports import Clock
+from domain.states import BATCH_MACHINE, BatchState
 from runtime.orchestrator import TemporalOrchestrator
 
 SWEEP_SECONDS = 60.0
+LEDGER_SWEEP_SECONDS = 15.0
+#: longer than Temporal keeps a history, which could ask for a reply again
+JOURNAL_DAYS = 45
 #: a batch that has changed its state in this time is in good hands
 QUIET_SECONDS = 60.0
 WORKFLOW_CLOSED = "workflow_closed"
@@ -68,3 +74,23 @@ class BatchSweeper:
                 return
         self._log.warning("batch_without_workflow", batch_id=batch.id, state=batch.state)
         await self._runs.end_early(batch.id, BatchState.FAILED, WORKFLOW_CLOSED)
+
+
+class LedgerSweeper:
+    """Ends holds whose time has come, and forgets replies that nobody can ask for any more."""
+
+    def __init__(self, ledger: PostgresLedger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._log = structlog.get_logger("assay.sweeper")
+
+    async def run(self) -> None:
+        """Sweep for ever; an absent Postgres is waited for."""
+        while True:
+            try:
+                await self._ledger.sweep()
+                before = self._clock.now() - timedelta(days=JOURNAL_DAYS)
+                await self._ledger.books.prune(before, sorted(BATCH_MACHINE.final))
+            except Unavailable as error:
+                self._log.info("ledger_sweeper_waits", code=error.code)
+            await asyncio.sleep(LEDGER_SWEEP_SECONDS)

@@ -32,11 +32,11 @@ from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
 from db.relay import OutboxRelay
 from domain.ports import Models
-from runtime.gateway import providers
+from runtime.gateway import door, providers
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
-from runtime.sweeper import BatchSweeper
+from runtime.sweeper import BatchSweeper, LedgerSweeper
 from runtime.telemetry import publish_pool_stats, registry
 from workflows.batch import BatchWorkflow, WindowWorkflow
 from workflows.grading import GradingWorkflow
@@ -78,6 +78,7 @@ async def serving(resources: Resources, workers: Sequence[Worker], *, relay: boo
         publisher = RedisPublisher(resources.redis, resources.hub)
         background.append(OutboxRelay(resources.postgres, publisher).run())
         background.append(sweeper(resources).run())
+        background.append(LedgerSweeper(resources.ledger, resources.clock).run())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(in_background(*background))
         for worker in workers:
@@ -151,8 +152,11 @@ def orchestration_worker(resources: Resources) -> Worker:
     )
 
 
-def cognition_worker(resources: Resources) -> Worker:
-    """The agents. LangGraph is imported here, and nowhere that need not wait for it."""
+def cognition_worker(resources: Resources, upstreams: Models | None = None) -> Worker:
+    """The agents; `upstreams` stand in for the settings' models.
+
+    LangGraph is imported here, and nowhere that need not wait for it.
+    """
     # only plain data may be in a checkpoint; LangGraph reads this at its import
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
     from agents.session import GradingSession
@@ -166,7 +170,7 @@ def cognition_worker(resources: Resources) -> Worker:
         objects=resources.objects,
         intake=Intake(recognition=recognition_installed()),
         agent=GradingSession(
-            models=models(resources.settings),
+            models=door(resources, upstreams or models(resources.settings)),
             open_saver=lambda epoch: FencedPostgresSaver(pool, epoch),
             clock=resources.clock,
             max_parallel=resources.settings.worker.max_parallel_calls,
@@ -184,7 +188,7 @@ def cognition_worker(resources: Resources) -> Worker:
 
 
 def models(settings: Settings) -> Models:
-    """Every model that can be asked for by name; the gateway will stand here."""
+    """Every model that can be asked for by name, behind the door that pays for it."""
     from agents.local.model import LocalModel
     from gateway.directory import ModelDirectory
     from gateway.large import LangChainModel

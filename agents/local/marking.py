@@ -21,6 +21,13 @@ STEP = 0.25
 _FOUND_FROM = 0.6
 #: so many words and none that the question does not have are an echo; fewer may choose between things named
 _ECHO_LENGTH = 5
+#: this share of the words that both have, denied by one of them alone, may turn a statement around
+_TURNED_FROM = 0.15
+#: the share that it costs: on the fitted questions such answers are right as often as others, but nobody
+#: would believe a grader that gives "does not rise" all that it gives "rises"
+_TURNED_COST = 0.25
+#: what may be turned around is for a human to read
+_TURNED_CONFIDENCE = 0.45
 _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.05, 0.95
 
 
@@ -28,7 +35,8 @@ _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.05, 0.95
 class Mark:
     """What one criterion earns: share of its points, evidence, confidence; `estimate` is not rounded.
 
-    `examples` is the number of graded examples that the estimate was calibrated by.
+    `turned` marks words that are there and may say the opposite. `examples` is the number of graded
+    examples that the estimate was calibrated by.
     """
 
     share: float
@@ -37,6 +45,7 @@ class Mark:
     confidence: float
     found: tuple[str, ...]
     missed: tuple[str, ...]
+    turned: bool = False
     examples: int = 0
 
 
@@ -75,6 +84,14 @@ class Sight:
     missed: tuple[str, ...] = ()
     #: how sure the rules are, where rules decided and not the fitted model
     rule_confidence: float | None = None
+
+    @property
+    def turned(self) -> bool:
+        """Whether expected words stand there denied, or with their opposites."""
+        denied, opposed = (
+            self.features[NAMES.index(name)] for name in ("negation_differs", "contradictions")
+        )
+        return bool(denied >= _TURNED_FROM or opposed > 0.0)
 
 
 def mark_answer(question: Question, answer: str) -> list[Mark]:
@@ -181,6 +198,7 @@ class Grader:
             confidence=self._confidence(sight, calibrated, estimate),
             found=sight.found,
             missed=sight.missed,
+            turned=sight.turned and share > 0.0,
             examples=self.calibration.count,
         )
 
@@ -191,7 +209,10 @@ class Grader:
         # least squares keep to the middle, the more the less they know
         spread = self.parameters.spread
         gain = 1.0 + (spread.gain - 1.0) * calibrated.openness
-        return float(np.clip(spread.centre + gain * (calibrated.estimate - spread.centre), 0.0, 1.0))
+        drawn = np.clip(spread.centre + gain * (calibrated.estimate - spread.centre), 0.0, 1.0)
+        # the examples know better what the teacher makes of such words
+        taken = _TURNED_COST * calibrated.openness if sight.turned else 0.0
+        return max(0.0, float(drawn) - taken)
 
     def _confidence(self, sight: Sight, calibrated: Calibrated, estimate: float) -> float:
         if sight.rule_confidence is None:
@@ -199,7 +220,8 @@ class Grader:
         else:
             # what the rules leave open, the examples close in part
             confidence = 1.0 - (1.0 - sight.rule_confidence) * calibrated.openness
-        return round(min(_MOST_CONFIDENCE, max(_LEAST_CONFIDENCE, confidence)), 2)
+        most = _TURNED_CONFIDENCE if sight.turned and estimate >= STEP else _MOST_CONFIDENCE
+        return round(min(most, max(_LEAST_CONFIDENCE, confidence)), 2)
 
 
 def doubt_features(sight: Sight, calibrated: Calibrated, estimate: float) -> Vector:

@@ -52,6 +52,8 @@ def reason_for(criterion: Criterion, mark: Mark, *, truncated: bool) -> str:
         sentences.append(phrases["found"].format(words=_list(mark.found)))
     if mark.missed and mark.share < 1:
         sentences.append(phrases["missed"].format(words=_list(mark.missed)))
+    if mark.turned:
+        sentences.append(phrases["turned"])
     if mark.examples:
         sentences.append(phrases["examples"].format(count=mark.examples))
     if truncated:
@@ -65,6 +67,7 @@ _ENGLISH: dict[str, str] = {
     "none": "This point was not found in your answer: {description}",
     "found": "Found: {words}.",
     "missed": "Not found: {words}.",
+    "turned": "It may say the opposite of what was expected.",
     "examples": "Compared with {count} answers that a teacher has marked.",
     "truncated": "Only the first {limit:,} characters were read.",
 }
@@ -74,6 +77,7 @@ _CHINESE: dict[str, str] = {
     "none": "你的答案中没有找到这一点：{description}",
     "found": "找到：{words}。",
     "missed": "缺少：{words}。",
+    "turned": "其中可能有与要求相反的说法。",
     "examples": "已与教师评过的 {count} 份答案比较。",
     "truncated": "只读取了前 {limit:,} 个字符。",
 }

@@ -61,7 +61,7 @@ def weighted_sum(vectors: Vector, weights: Vector) -> Vector:
 @lru_cache(maxsize=_KEPT_WORDS)
 def _vector(word: str) -> Vector:
     if is_chinese(word):
-        return np.sum([_character_vector(each) for each in word], axis=0, dtype=np.float32)
+        return np.asarray(sum(_character_vector(each) for each in word))
     return np.asarray(_word_llama().embed([word])[0], dtype=np.float32)
 
 

@@ -457,10 +457,12 @@ class LedgerWriter:
     # --- the connection ---
 
     async def _connected(self) -> Connection:
-        if self._connection is None or self._connection.broken or self._connection.closed:
+        if self._lost():
+            await self._disconnect()  # a broken one holds its socket until it is closed
             self._connection = await self._connect()
             self.figures.reconnects += 1
             self._away = 0
+        assert self._connection is not None
         return self._connection
 
     def _lost(self) -> bool:

@@ -52,13 +52,16 @@ def confidence(asked: Question, answer: str) -> float:
     return min(mark.confidence for mark in mark_answer(asked, answer))
 
 
-@pytest.mark.parametrize(
-    ("answer", "points"), [(RIGHT[0], 4.0), (RIGHT[1], 4.0), (WRONG[0], 0.0), (WRONG[1], 0.0)]
-)
-def test_an_answer_moves_towards_what_the_teacher_gave_to_answers_like_it(answer, points):
-    others = question(*(each for each in (*graded(RIGHT, 4.0), *graded(WRONG, 0.0)) if each.answer != answer))
-    before, after = estimate(question(), answer), estimate(others, answer)
-    assert after > before if points else after < before
+@pytest.mark.parametrize("answer", RIGHT[2:])
+def test_a_right_answer_in_other_words_rises_with_right_answers_like_it(answer):
+    others = (each for each in RIGHT if each != answer)
+    assert estimate(question(*graded(tuple(others), 4.0)), answer) > estimate(question(), answer)
+
+
+def test_a_wrong_answer_in_the_right_words_falls_with_wrong_answers_like_it():
+    answer = "The heated air is lifted by the burner."
+    like_it = ("The burner lifts the heated air.", "The heated air is lifted by the fire of the burner.")
+    assert estimate(question(*graded(like_it, 0.0)), answer) < estimate(question(), answer)
 
 
 def test_a_teacher_who_wants_something_else_is_followed():

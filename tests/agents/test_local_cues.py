@@ -5,6 +5,7 @@ import pytest
 from agents.local.cues import contradictions, denied_words, quantities, share_stated, sided_words
 from agents.local.marking import mark_answer
 from agents.local.words import tokens
+from domain.assessment import LOW_CONFIDENCE
 from domain.exam import Criterion, Question, QuestionType
 
 
@@ -59,32 +60,40 @@ def test_an_opposite_contradicts_unless_the_expected_word_is_there_too():
     assert contradictions(sides("散射更强"), sides("散射更弱")) == 1
 
 
-def estimate(prompt: str, reference: str, answer: str) -> float:
+def question_of(prompt: str, reference: str) -> Question:
     criterion = Criterion("c1", 1.0, "The answer is correct.")
-    question = Question("q1", QuestionType.SHORT_ANSWER, prompt, 1.0, (criterion,), reference=reference)
-    (mark,) = mark_answer(question, answer)
-    return mark.estimate
+    return Question("q1", QuestionType.SHORT_ANSWER, prompt, 1.0, (criterion,), reference=reference)
 
 
-SKY = ("为什么天空是蓝色的？", "波长较短的蓝光被空气分子散射得更强。")
-PITCH = ("What happens to the pitch of a string?", "The tighter the string, the higher its pitch.")
+SKY = question_of("为什么天空是蓝色的？", "波长较短的蓝光被空气分子散射得更强。")
+PITCH = question_of("What happens to the pitch of a string?", "The tighter the string, the higher its pitch.")
+
+
+@pytest.mark.parametrize(
+    ("question", "right", "turned"),
+    [
+        (SKY, "蓝光的波长短，被空气分子散射得更强。", "蓝光的波长短，被空气分子散射得更弱。"),
+        (SKY, "蓝光的波长短，被空气分子散射得更强。", "蓝光的波长短，不被空气分子散射。"),
+        (PITCH, "If it is tighter the pitch is higher.", "If it is tighter the pitch is lower."),
+        (PITCH, "A tighter string has a higher pitch.", "A tighter string does not have a higher pitch."),
+    ],
+)
+def test_the_right_words_turned_around_are_worth_less_and_go_to_a_human(question, right, turned):
+    (right_mark,), (turned_mark,) = (mark_answer(question, each) for each in (right, turned))
+    assert turned_mark.share < right_mark.share
+    assert not right_mark.turned
+    assert turned_mark.turned
+    assert turned_mark.confidence < LOW_CONFIDENCE
 
 
 @pytest.mark.parametrize(
     ("question", "right", "wrong"),
     [
-        (SKY, "蓝光的波长短，被空气分子散射得更强。", "蓝光的波长短，被空气分子散射得更弱。"),
-        (SKY, "蓝光被空气分子强烈散射。", "蓝光不被空气分子强烈散射。"),
         (SKY, "空气分子散射蓝光比散射红光更强。", "因为大海是蓝色的，天空反射了它的颜色。"),
         (SKY, "短波长的光散射更强，所以是蓝光。", "我不知道。"),
-        (
-            PITCH,
-            "When the string is tighter the pitch is higher.",
-            "When the string is tighter the pitch is lower.",
-        ),
-        (PITCH, "A tighter string has a higher pitch.", "A tighter string does not have a higher pitch."),
         (PITCH, "A tighter string has a higher pitch.", "The string makes music when it is plucked."),
     ],
 )
-def test_a_right_answer_is_worth_more_than_its_wrong_twin(question, right, wrong):
-    assert estimate(*question, right) > estimate(*question, wrong)
+def test_a_right_answer_earns_more_than_a_wrong_one(question, right, wrong):
+    (right_mark,), (wrong_mark,) = (mark_answer(question, each) for each in (right, wrong))
+    assert right_mark.share > wrong_mark.share

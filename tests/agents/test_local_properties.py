@@ -4,37 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.grading.replies import read_reply
 from agents.local.model import answer_request
 from agents.local.parameters import DOUBT_NAMES, PATH, fitted_on, prompt_hash, shipped
+from benchmarks.local_grader.data import SOURCES, read_source
+from benchmarks.local_grader.measuring import figures, unseen
 from domain.completion import CompletionRequest
 from domain.exam import Criterion, GradedExample, Question, QuestionType
 from domain.identity import LogicalStep
 
-WORDS = st.sampled_from(
-    [
-        "SYN",
-        "不",
-        "散射",
-        "3 ms",
-        "…",
-        "👩‍🔬",
-        "\u0301",
-        "isn't",
-        "İ",
-        "ΑΣ",
-        "def f(x):",
-        "return 1",
-        "1e999",
-        "\n",
-        " ",
-        "<b>",
-    ]
-)
+WORD_TEXT = "SYN|不|散射|3 ms|…|👩‍🔬|\u0301|isn't|İ|ΑΣ|def f(x):|return 1|1e999|\n| |<b>"
+WORDS = st.sampled_from(WORD_TEXT.split("|"))
 TEXT = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60),
     st.lists(WORDS, max_size=25).map(" ".join),
@@ -121,17 +107,25 @@ def test_the_shipped_parameters_say_what_made_them_and_keep_no_text():
     assert all(source["licence"] and source["questions"] and source["answers"] for source in document["data"])
     assert all(len(each) == 12 and int(each, 16) >= 0 for each in document["fitted_prompts"])
     assert len(document["fitted_prompts"]) == sum(source["questions"] for source in document["data"])
-    assert (
-        document["cross_validated"]["scientsbank"]["10_examples"]
-        > document["cross_validated"]["scientsbank"]["0_examples"]
-    )
+    for found in document["cross_validated"].values():
+        assert found["10_examples"] > found["0_examples"]
     assert len(shipped().doubt.weights) == len(DOUBT_NAMES)
 
 
 def test_a_prompt_that_was_fitted_on_is_known_whatever_its_spaces_and_case():
-    seen = "You used several methods to separate and identify the substances in mock rocks. How did you separate the salt from the water?"
-    assert prompt_hash(seen) == prompt_hash(seen.upper().replace(" ", "\n "))
-    question = Question(
-        "q1", QuestionType.SHORT_ANSWER, "Never asked before?", 1.0, (Criterion("c", 1.0, "x"),)
-    )
-    assert not fitted_on(question)
+    prompt = "Never asked before?"
+    assert prompt_hash(prompt) == prompt_hash(" " + prompt.upper().replace(" ", "\n "))
+    criterion = Criterion("c1", 1.0, "The answer is correct.")
+    assert not fitted_on(Question("q1", QuestionType.SHORT_ANSWER, prompt, 1.0, (criterion,)))
+
+
+@pytest.mark.skipif("ASSAY_GRADING_DATA" not in os.environ, reason="ASSAY_GRADING_DATA names no folder")
+def test_half_of_the_public_questions_are_unseen_and_examples_help_on_them():
+    folder = Path(os.environ["ASSAY_GRADING_DATA"])
+    for source in SOURCES:
+        questions = read_source(source, folder)
+        left = unseen(questions)
+        assert len(left) == len(questions) // 2
+        alone, helped = (figures(left[::4], examples) for examples in (0, 10))
+        assert helped["pearson"] > alone["pearson"]
+        assert alone["surer_half"]["mean_error"] < alone["other_half"]["mean_error"]

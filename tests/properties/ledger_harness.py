@@ -9,6 +9,7 @@ may have been charged in the end. Only what nobody was told about may have gone 
 """
 
 import asyncio
+import gc
 import itertools
 import os
 import socket
@@ -160,6 +161,8 @@ class World:
                 await (process.kill() if process.dead else process.ledger.close())
             for process in self._dead:
                 await process.kill()
+            # a connection that was cancelled while it was made keeps its server waiting for a password
+            gc.collect()
 
     def _start(self) -> Process:
         scissors = Scissors()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from db.postgres.ledger_port import PostgresLedger
 from db.postgres.pool import Postgres
-from domain.errors import LedgerUnavailable
+from domain.errors import HoldExpired, LedgerUnavailable
 from domain.ledger import Hold, LedgerCall, Mode, Replayed, Underway
 from tests.db.purse import a_call, a_settlement
 from tests.db.stage import opened_postgres
@@ -68,7 +68,12 @@ class Attempt:
             if isinstance(found, Underway):
                 self._world.clock.moment = max(self._world.clock.moment, found.until)
                 continue
-            if (underway := await self._port(ledger.dispatch(found))) is None:
+            try:
+                underway = await self._port(ledger.dispatch(found))
+            except HoldExpired:
+                # another attempt took it over and has ended it
+                continue
+            if underway is None:
                 return await self._send(ledger, found)
             self._world.clock.moment = max(self._world.clock.moment, underway.until)
 

@@ -157,9 +157,8 @@ def cognition(
 ) -> Worker:
     """The agents' worker as it is wired, with this model and this publisher of states plugged in."""
     with pytest.MonkeyPatch.context() as wiring:
-        wiring.setattr(runtime.worker, "models", lambda _: model)
         wiring.setattr(runtime.worker, "RedisStatePublisher", states)
-        return cognition_worker(resources)
+        return cognition_worker(resources, model)
 
 
 def orchestration(resources: Resources, cache: type[RedisResultCache] = RedisResultCache) -> Worker:
