@@ -48,6 +48,7 @@ class AssessResult:
 
     state: AgentState = field(default_factory=AgentState)
     ended: str | None = None
+    spent_nanodollars: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class AssessActivities:
                 input.file_id, input.generation, thread_id, epoch, outcome.assessment
             )
         await _show(self.states, input.file_id, outcome.state)
-        return AssessResult(state=outcome.state)
+        return AssessResult(outcome.state, spent_nanodollars=outcome.assessment.cost_nanodollars)
 
 
 @asynccontextmanager

@@ -41,6 +41,7 @@ class QuestionResult:
     review_reasons: tuple[str, ...] = ()
     tokens_in: int = 0
     tokens_out: int = 0
+    cost_nanodollars: int = 0
 
     @property
     def confidence(self) -> float:
@@ -66,6 +67,11 @@ class Assessment:
     def max_score(self) -> float:
         """What a perfect submission earns."""
         return round(sum(question.max_score for question in self.questions), 2)
+
+    @property
+    def cost_nanodollars(self) -> int:
+        """What its model calls cost, those that had to be repeated included."""
+        return sum(question.cost_nanodollars for question in self.questions)
 
     @property
     def needs_review(self) -> bool:

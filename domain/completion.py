@@ -136,3 +136,5 @@ class CompletionReply:
     model: str
     advisory: bool = False
     finish_reason: FinishReason = FinishReason.STOP
+    #: what the ledger has committed for it
+    cost_nanodollars: int = 0

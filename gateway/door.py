@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -14,6 +14,7 @@ from domain.ledger import (
     CallKey,
     DoubtRule,
     Hold,
+    JournalEntry,
     Ledger,
     LedgerCall,
     Mode,
@@ -73,7 +74,7 @@ class Door:
         for _ in range(MOST_WAITS):
             began = await self._ledger.begin(call, dispatch=True, fence=request.fence)
             if isinstance(began, Replayed):
-                return began.entry.reply
+                return paid(began.entry)
             if isinstance(began, Hold):
                 return await self._ask(began, request)
             await self._wait_for(began, request)
@@ -149,4 +150,9 @@ class Door:
         )
         entry = await self._ledger.settle(hold, settlement)
         await self._tokens.learn(request, reply.usage.tokens_in)
-        return entry.reply
+        return paid(entry)
+
+
+def paid(entry: JournalEntry) -> CompletionReply:
+    """The journaled reply with what it cost."""
+    return replace(entry.reply, cost_nanodollars=int(entry.actual))

@@ -104,6 +104,8 @@ class WindowReport:
     index: int
     ended: dict[str, int] = field(default_factory=dict)
     paused: int = 0
+    #: by the files that were graded
+    spent_nanodollars: int = 0
     #: why nothing new starts in this window, if so
     pause: Pause | None = None
 
@@ -159,6 +161,7 @@ class BatchWorkflow:
             percentage=counts.percentage,
             updated_at=self._updated_at.isoformat(),
             counts=counts,
+            spent_nanodollars=sum(report.spent_nanodollars for report in self._reports.values()),
             pause=self._pause,
         )
 
@@ -323,7 +326,8 @@ class WindowWorkflow:
         self._resumptions = 0
         #: by file, the resumption before which it was paused
         self._paused: dict[str, int] = {}
-        self._pause_told: Pause | None = None
+        #: what the batch knows of pauses: why, and how many files
+        self._pauses_told: tuple[Pause | None, int] = (None, 0)
 
     @workflow.run
     async def run(self, input: WindowInput) -> WindowReport:
@@ -423,6 +427,7 @@ class WindowWorkflow:
             # a paused file that was ended by hand is paused no more
             self._paused.pop(file_id, None)
             self._report.paused = len(self._paused)
+            self._report.spent_nanodollars += result.spent_nanodollars
             self._report.ended[result.state] = self._report.ended.get(result.state, 0) + 1
             self._show()
 
@@ -465,15 +470,17 @@ class WindowWorkflow:
         parent = workflow.info().parent
         while parent is not None:
             await workflow.wait_condition(lambda: self._has_news(window.report_every))
-            self._told, self._pause_told = self._report.finished, self._report.pause
+            self._told, self._pauses_told = self._report.finished, self._pauses
             self._show()
             await tell(parent, "window_report", self._report)
             await workflow.sleep(REPORT_INTERVAL, summary="until the next report to the batch")
 
     def _has_news(self, report_every: int) -> bool:
-        return (
-            self._report.finished - self._told >= report_every or self._report.pause is not self._pause_told
-        )
+        return self._report.finished - self._told >= report_every or self._pauses != self._pauses_told
+
+    @property
+    def _pauses(self) -> tuple[Pause | None, int]:
+        return self._report.pause, self._report.paused
 
 
 def plan_windows(batch: BatchInput) -> list[WindowInput]:

@@ -46,6 +46,8 @@ class GradingResult:
 
     state: str
     code: str | None = None
+    #: by a file that was graded; the ledger knows the rest
+    spent_nanodollars: int = 0
 
 
 @workflow.defn
@@ -76,7 +78,7 @@ class GradingWorkflow:
             await asyncio.shield(self._cancel_file(input))
             raise
         self._end("completed", f"**Graded**: {recorded.score:g} of {recorded.max_score:g} points.")
-        return GradingResult("completed")
+        return GradingResult("completed", spent_nanodollars=assessed.spent_nanodollars)
 
     @workflow.query
     def state(self) -> AgentState:

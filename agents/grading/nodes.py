@@ -174,6 +174,7 @@ async def _repair(question: Question, context: Context, specialist: str, previou
         advisory=before.advisory or after.advisory,
         tokens_in=before.tokens_in + after.tokens_in,
         tokens_out=before.tokens_out + after.tokens_out,
+        cost_nanodollars=before.cost_nanodollars + after.cost_nanodollars,
     )
     return entry_for(result, calls=previous["calls"] + len(asked.replies), repaired=True)
 
@@ -245,4 +246,5 @@ def _result(
         review_reasons=(*review_reasons(criteria), *([SUSPECTED_INJECTION] if suspected else [])),
         tokens_in=sum(reply.usage.tokens_in for reply in replies),
         tokens_out=sum(reply.usage.tokens_out for reply in replies),
+        cost_nanodollars=sum(reply.cost_nanodollars for reply in replies),
     )

@@ -1,4 +1,4 @@
-"""Prompts rendered from versioned files: rules in the system message, student text fenced in a user message."""
+"""Prompts rendered from versioned files: rules in the system message, student text fenced in a user one."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """What is measured of an answer against an expectation: a row of numbers, each with a name."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +13,12 @@ from agents.local.vectors import Vector
 
 NAMES = (
     "terms_beyond_question",
-    "recall",
-    "recall_beyond_question",
     "recall_discounted",
-    "saturated_recall",
     "top_half_recall",
     "weakest_sentence",
-    "gain_over_question",
-    "balance",
     "balance_beyond_question",
     "balance_discounted",
     "character_run_recall",
-    "character_run_cosine",
-    "neighbouring_words",
     "cosine_beyond_question",
     "cosine_of_own_words",
     "copied_share",
@@ -34,12 +26,9 @@ NAMES = (
     "relative_length",
     "negation_differs",
     "contradictions",
-    "sides_agree",
     "quantities_stated",
     "clueless",
 )
-#: nobody repeats all words of a long expectation: what counts as everything grows more slowly
-_LENGTH_EXPONENT = 0.6
 #: where no quantity is expected, neither stating one nor leaving it out says anything
 _NO_QUANTITY = 0.5
 
@@ -73,19 +62,13 @@ def _alignment(expectation: Expectation, compared: Comparison) -> dict[str, floa
     expected, answer = expectation.reading, compared.reading
     found, wanted = nearest(compared.near, axis=1), nearest(compared.near, axis=0)
     own_words = 1.0 - answer.mask(expectation.prompt.stem_set)
-    recall = _mean(found, expected.weights)
     beyond = _mean(found, expected.weights * expectation.own)
     own = _mean(found, expectation.discounted)
     given = discounted(answer.weights, compared.nearness_to_prompt)
     return {
-        "recall": recall,
-        "recall_beyond_question": beyond,
         "recall_discounted": own,
-        "saturated_recall": _saturated(found, expectation.discounted),
         "top_half_recall": _top_half(found),
         "weakest_sentence": _weakest(expectation, found),
-        "gain_over_question": recall - _mean(expectation.nearness_to_prompt, expected.weights),
-        "balance": _balance(recall, _mean(wanted, answer.weights)),
         "balance_beyond_question": _balance(beyond, _mean(wanted, answer.weights * own_words)),
         "balance_discounted": _balance(own, _mean(wanted, given)),
     }
@@ -96,7 +79,8 @@ def _weakest(expectation: Expectation, found: Vector) -> float:
     starts, weights = expectation.sentence_starts, expectation.reading.weights
     if not starts:
         return 0.0
-    return float((np.add.reduceat(found * weights, starts) / np.add.reduceat(weights, starts)).min())
+    totals = np.maximum(np.add.reduceat(weights, starts), 1e-9)
+    return float((np.add.reduceat(found * weights, starts) / totals).min())
 
 
 def _shared_words(expectation: Expectation, answer: Reading) -> dict[str, float]:
@@ -104,7 +88,6 @@ def _shared_words(expectation: Expectation, answer: Reading) -> dict[str, float]
     expected, prompt = expectation.reading, expectation.prompt
     return {
         "terms_beyond_question": _share(expectation.own_terms, answer.terms),
-        "neighbouring_words": _share(expected.neighbours, answer.neighbours),
         "copied_share": float(answer.mask(prompt.stem_set).mean()) if answer.words else 1.0,
         "length": math.log1p(len(answer.words)),
         "relative_length": math.log1p(len(answer.words)) - math.log1p(len(expected.words)),
@@ -112,11 +95,8 @@ def _shared_words(expectation: Expectation, answer: Reading) -> dict[str, float]
 
 
 def _character_runs(expected: Reading, answer: Reading) -> dict[str, float]:
-    shared = sum((expected.character_runs & answer.character_runs).values())
-    return {
-        "character_run_recall": shared / max(1, expected.character_runs.total()),
-        "character_run_cosine": _counter_cosine(expected.character_runs, answer.character_runs),
-    }
+    shared = (expected.character_runs & answer.character_runs).total()
+    return {"character_run_recall": shared / max(1, expected.character_runs.total())}
 
 
 def _directions(expectation: Expectation, answer: Reading) -> dict[str, float]:
@@ -139,7 +119,6 @@ def _cues(expected: Reading, answer: Reading, recall: float) -> dict[str, float]
     return {
         "negation_differs": len(shared & (expected.denied_stems ^ answer.denied_stems)) / max(1, len(shared)),
         "contradictions": recall * min(2, contradictions(expected.sided_words, answer.sided_words)),
-        "sides_agree": float(min(2, len(expected.sided_words & answer.sided_words))),
         "quantities_stated": share_stated(quantities, answer.quantities) if quantities else _NO_QUANTITY,
         "clueless": float(answer.clueless),
     }
@@ -147,11 +126,6 @@ def _cues(expected: Reading, answer: Reading, recall: float) -> dict[str, float]
 
 def _share(expected: frozenset[Any], given: frozenset[Any]) -> float:
     return len(expected & given) / max(1, len(expected))
-
-
-def _saturated(found: Vector, weights: Vector) -> float:
-    total = float(weights.sum())
-    return float(found @ weights) / total**_LENGTH_EXPONENT if total > 0.0 else 0.0
 
 
 def _mean(values: Vector, weights: Vector) -> float:
@@ -175,9 +149,3 @@ def _unit(vector: Vector) -> Vector:
 
 def _cosine(one: Vector, other: Vector) -> float:
     return float(_unit(one) @ _unit(other))
-
-
-def _counter_cosine(one: Counter[str], other: Counter[str]) -> float:
-    shared = sum(count * other[run] for run, count in one.items() if run in other)
-    lengths = math.sqrt(sum(n * n for n in one.values()) * sum(n * n for n in other.values()))
-    return shared / lengths if lengths else 0.0

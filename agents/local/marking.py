@@ -1,5 +1,6 @@
 """Marks by the fitted model; the student's text is only ever compared, never followed."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -21,6 +22,10 @@ STEP = 0.25
 _FOUND_FROM = 0.6
 #: so many words and none that the question does not have are an echo; fewer may choose between things named
 _ECHO_LENGTH = 5
+#: an answer of so few content words that has so much of the expected ones, and so little beside them, says
+#: the same or the opposite; in longer ones a negation tells nothing (measured: it cost 0.05 of r there)
+_STATEMENT_LENGTH = 15
+_SAME_WORDS_FROM = 0.5
 #: this share of the words that both have, denied by one of them alone, may turn a statement around
 _TURNED_FROM = 0.15
 #: the share that it costs: on the fitted questions such answers are right as often as others, but nobody
@@ -87,11 +92,15 @@ class Sight:
 
     @property
     def turned(self) -> bool:
-        """Whether expected words stand there denied, or with their opposites."""
-        denied, opposed = (
-            self.features[NAMES.index(name)] for name in ("negation_differs", "contradictions")
-        )
-        return bool(denied >= _TURNED_FROM or opposed > 0.0)
+        """Whether little more than the expected words stand there, some denied or with their opposites."""
+        short = self.named("length") <= math.log1p(_STATEMENT_LENGTH)
+        if not short or self.named("balance_discounted") < _SAME_WORDS_FROM:
+            return False
+        return self.named("negation_differs") >= _TURNED_FROM or self.named("contradictions") > 0.0
+
+    def named(self, name: str) -> float:
+        """The feature of that name."""
+        return float(self.features[NAMES.index(name)])
 
 
 def mark_answer(question: Question, answer: str) -> list[Mark]:
@@ -226,7 +235,7 @@ class Grader:
 
 def doubt_features(sight: Sight, calibrated: Calibrated, estimate: float) -> Vector:
     """What the expected error is worked out from, in the order of `DOUBT_NAMES`."""
-    recall, length = (sight.features[NAMES.index(name)] for name in ("recall_discounted", "length"))
+    recall, length = sight.named("recall_discounted"), sight.named("length")
     return np.array([1.0, abs(estimate - 0.5), estimate, calibrated.deviation, recall, length])
 
 

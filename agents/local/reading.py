@@ -114,11 +114,6 @@ class Reading:
         return Counter(flat[index : index + length] for index in range(len(flat) - length + 1))
 
     @cached_property
-    def neighbours(self) -> frozenset[tuple[str, ...]]:
-        """The pairs of content words that follow each other."""
-        return frozenset(zip(self.stems, self.stems[1:], strict=False))
-
-    @cached_property
     def quantities(self) -> frozenset[tuple[float, str]]:
         """The numbers with their units."""
         return quantities(self.text, self.tokens)

@@ -112,7 +112,11 @@ SELECT coalesce((SELECT max(number) FROM progress_events WHERE batch_id = %(batc
 """
 COUNTS_SQL = """
 SELECT b.status, b.updated_at, b.paused_from, b.paused_scope, b.missing_nanodollars, b.resumptions,
-       f.state, f.files, f.changed_at
+       f.state, f.files, f.changed_at,
+       (SELECT spent_nanodollars FROM ledger_accounts
+        WHERE (tenant_id, scope, subject) = (b.tenant_id, 'batch', b.id::text)) AS spent_nanodollars,
+       (SELECT sum(open_nanodollars)::bigint FROM ledger_holds
+        WHERE batch_id = b.id::text AND state = 'in_doubt') AS settling_nanodollars
 FROM batches b
 LEFT JOIN (SELECT state, count(*) AS files, max(updated_at) AS changed_at
            FROM files WHERE batch_id = %(batch_id)s GROUP BY state) f ON true
@@ -366,6 +370,8 @@ class PostgresBatches:
             counts.percentage,
             changed.astimezone(UTC).isoformat(),
             counts,
+            spent_nanodollars=first["spent_nanodollars"] or 0,
+            settling_nanodollars=first["settling_nanodollars"] or 0,
             pause=_pause(first),
         )
 

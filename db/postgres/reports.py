@@ -25,7 +25,11 @@ BINS = 10
 
 BATCH_SQL = """
 SELECT b.id, b.tenant_id, b.name, b.status, b.kind, b.model, b.generation, b.total_files, b.created_at, b.updated_at,
-       b.exam_id, b.rubric_version, e.title, e.language
+       b.exam_id, b.rubric_version, e.title, e.language,
+       (SELECT spent_nanodollars FROM ledger_accounts
+        WHERE (tenant_id, scope, subject) = (b.tenant_id, 'batch', b.id::text)) AS spent_nanodollars,
+       (SELECT sum(open_nanodollars)::bigint FROM ledger_holds
+        WHERE batch_id = b.id::text AND state = 'in_doubt') AS settling_nanodollars
 FROM batches b LEFT JOIN exams e ON e.id = b.exam_id WHERE b.id = %s AND b.tenant_id = %s
 """
 COUNTS_SQL = "SELECT state, count(*) AS files FROM files WHERE batch_id = %s GROUP BY state"
@@ -137,7 +141,7 @@ class PostgresResults:
             "review_reasons": _review_reasons(submissions),
             "review_queue": _review_queue(rows["queue"], rows["queued_results"]),
             "failures": _failures(submissions),
-            "usage": _usage(questions),
+            "usage": _usage(batch, questions),
             "timing": _timing(batch),
             "submissions": [_submission(row) for row in submissions],
         }
@@ -361,13 +365,14 @@ def _failures(submissions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"code": code, "count": count, "message": first[code]} for code, count in counts.most_common()]
 
 
-def _usage(questions: Iterable[Mapping[str, Any]]) -> dict[str, int | None]:
-    """Tokens of the official results; no cost while no ledger keeps it."""
+def _usage(batch: Mapping[str, Any], questions: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Tokens of the official results, and all that the ledger has charged for the batch."""
     spent = [(each["tokens_in"], each["tokens_out"]) for each in questions]
     return {
         "tokens_in": sum(tokens for tokens, _ in spent),
         "tokens_out": sum(tokens for _, tokens in spent),
-        "cost_nanodollars": None,
+        "cost_nanodollars": batch["spent_nanodollars"] or 0,
+        "settling_nanodollars": batch["settling_nanodollars"] or 0,
     }
 
 

@@ -9,7 +9,6 @@ may have been charged in the end. Only what nobody was told about may have gone 
 """
 
 import asyncio
-import gc
 import itertools
 import os
 import socket
@@ -98,6 +97,7 @@ class Process:
     scissors: Scissors
     callers: "set[asyncio.Task[Any]]" = field(default_factory=set)
     connection: AsyncConnection[Any] | None = None
+    connecting: "asyncio.Future[CutConnection] | None" = None
     dead: bool = False
 
     async def kill(self) -> None:
@@ -110,8 +110,8 @@ class Process:
             each.cancel()
         if task is not None:
             await asyncio.wait([task], timeout=5)
-        if self.connection is not None:
-            await self.connection.close()
+        if self.connecting is not None:
+            await (await self.connecting).close()
 
 
 @dataclass
@@ -161,20 +161,15 @@ class World:
                 await (process.kill() if process.dead else process.ledger.close())
             for process in self._dead:
                 await process.kill()
-            # a connection that was cancelled while it was made keeps its server waiting for a password
-            gc.collect()
 
     def _start(self) -> Process:
         scissors = Scissors()
         process: Process
 
         async def connect() -> Any:
-            connection = await CutConnection.connect(
-                self._url,
-                autocommit=True,
-                row_factory=dict_row,
-                options="-c role=assay_app -c synchronous_commit=off -c lock_timeout=5000",
-            )
+            # half a connection that nobody closes would keep its server waiting for a password
+            process.connecting = asyncio.ensure_future(self._connection())
+            connection = await asyncio.shield(process.connecting)
             connection.scissors = scissors
             self._arm(scissors)
             process.connection = connection
@@ -191,6 +186,10 @@ class World:
         ledger.start()
         process = Process(ledger, scissors)
         return process
+
+    async def _connection(self) -> CutConnection:
+        options = "-c role=assay_app -c synchronous_commit=off -c lock_timeout=5000"
+        return await CutConnection.connect(self._url, autocommit=True, row_factory=dict_row, options=options)
 
     def _arm(self, scissors: Scissors) -> None:
         if self._mean_statements and self.random.random() < 0.7:

@@ -3,6 +3,7 @@
 import pytest
 
 from db.postgres.batches import PostgresBatches, PostgresBatchRuns
+from db.postgres.pauses import PostgresPauses
 from domain.batch import Batch
 from domain.identity import batch_workflow_id
 from domain.states import BatchState

@@ -1,0 +1,88 @@
+"""A batch and its money: every call held, paid once and added up; a limit that pauses and can be raised."""
+
+from db.postgres.prices import PostgresPrices
+from domain.batch import Batch
+from domain.ledger import Rates
+from domain.prices import Unit, own_prices
+from domain.states import BatchState
+from gateway.catalogue import canonical_name, catalogue
+from gateway.scripted import Script
+from runtime.resources import Resources
+from runtime.server import services
+from tests.builders import a_submission, open_batch
+from tests.workflows import plant
+from tests.workflows.test_pauses import is_paused, raise_limit
+
+#: dollars for a million tokens
+USD_IN, USD_OUT = "0.40", "1.60"
+RATES = Rates("", {"tokens_in": 400_000_000, "tokens_out": 1_600_000_000})
+
+
+async def priced_class(
+    resources: Resources, files: int, *, limit: int | None, max_concurrent: int = 3
+) -> Batch:
+    """A batch of one open question each, by a scripted model that costs something."""
+    prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
+    stated = [(Unit.TOKENS_IN, USD_IN), (Unit.TOKENS_OUT, USD_OUT), (Unit.TOKENS_CACHED, USD_IN)]
+    await prices.add(own_prices("scripted", stated))
+    return await open_batch(
+        resources,
+        {name: a_submission(plant.answers_to(1)) for name in plant.names(files)},
+        exam=plant.exam_of(1),
+        max_concurrent=max_concurrent,
+        limit_nanodollars=limit,
+    )
+
+
+async def charged(resources: Resources, batch: Batch) -> list[dict[str, int]]:
+    """Every reply that the ledger has paid for in the batch."""
+    return await resources.postgres.rows(
+        "SELECT call_id, (usage ->> 'tokens_in')::int AS tokens_in, "
+        "(usage ->> 'tokens_out')::int AS tokens_out, cost_actual_nanodollars FROM ledger_events WHERE event_type = 'commit' AND batch_id = %s",
+        [batch.id],
+    )
+
+
+async def test_what_a_batch_cost_is_what_its_calls_cost_everywhere(resources: Resources) -> None:
+    batch = await priced_class(resources, 6, limit=None)
+    async with plant.running(
+        plant.orchestration(resources), plant.cognition(resources, plant.WatchedModel(Script()))
+    ):
+        await plant.start(resources, batch)
+        (ended,) = await plant.all_ended(resources, batch)
+        told = await plant.handle_of(resources, batch).query("progress")
+    assert ended.state is BatchState.COMPLETED
+    commits = await charged(resources, batch)
+    costs = [RATES.cost({key: row[key] for key in ("tokens_in", "tokens_out")}) for row in commits]
+    assert len(commits) == 6
+    assert [row["cost_actual_nanodollars"] for row in commits] == costs
+    spent = sum(costs)
+    assert spent > 0
+    progress = await services(resources).batches.progress(batch.id)
+    assert (progress.spent_nanodollars, progress.settling_nanodollars) == (spent, 0)
+    assert told["spent_nanodollars"] == spent
+    report = await services(resources).results.report("local", batch.id)
+    assert report["usage"]["cost_nanodollars"] == spent
+    assert await resources.ledger.books.verify() == (2 * len(commits), [])
+
+
+async def test_a_batch_that_runs_out_of_money_pauses_and_ends_exactly(resources: Resources) -> None:
+    batch = await priced_class(resources, 8, limit=6_000_000, max_concurrent=2)
+    model = plant.WatchedModel(Script())
+    async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
+        await plant.start(resources, batch)
+        await is_paused(resources, batch)
+        paused = await services(resources).batches.progress(batch.id)
+        assert paused.pause is not None
+        assert paused.pause.scope == "batch"
+        assert paused.pause.missing_nanodollars > 0
+        assert paused.spent_nanodollars <= 6_000_000
+        await raise_limit(resources, batch, 1_000_000_000)
+        (ended,) = await plant.all_ended(resources, batch)
+    assert ended.state is BatchState.COMPLETED
+    commits = await charged(resources, batch)
+    assert len(commits) == len({row["call_id"] for row in commits}) == 8
+    assert set(model.returned.values()) == {1}, "no answer is paid for twice"
+    spent = sum(row["cost_actual_nanodollars"] for row in commits)
+    assert (await services(resources).batches.progress(batch.id)).spent_nanodollars == spent
+    assert (await resources.ledger.books.verify())[1] == []
