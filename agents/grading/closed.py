@@ -58,6 +58,10 @@ def _shorten(text: str) -> str:
 #: words beside the expected text under which it no longer is the student's answer
 _HEDGES = frozenset({"not", "no", "or", "isn't", "isnt", "nicht", "kein", "oder", "不", "不是", "或", "非"})
 _EXTRA_WORDS = 4
+#: Chinese has no spaces between words: there the expected text may have so many characters beside it
+_EXTRA_CHARACTERS = 6
+_CHINESE_HEDGES = frozenset("不非或没未否吗还和与及跟 ")
+_CHINESE = re.compile(r"[一-鿿]")
 
 
 def judge_exact(question: Question, text: str) -> Verdict:
@@ -66,6 +70,8 @@ def judge_exact(question: Question, text: str) -> Verdict:
     accepted = [plain(each) for each in (question.answer, *question.accept)]
     if given in accepted:
         return Verdict(True, "This is the expected answer.", text)
+    if any(_says_in_chinese(given, each) for each in accepted):
+        return Verdict(True, "The expected answer, with a few more characters.", text, _LIKELY)
     inside = [each for each in accepted if each and f" {each} " in f" {given} "]
     if not inside:
         return Verdict(False, "This is not the expected answer.", text)
@@ -74,6 +80,14 @@ def judge_exact(question: Question, text: str) -> Verdict:
     if len(extra) <= _EXTRA_WORDS and not _HEDGES.intersection(extra):
         return Verdict(True, "The expected answer, with a few more words.", text, _LIKELY)
     return Verdict(False, "The expected answer only stands inside a longer text.", text, _DOUBTFUL)
+
+
+def _says_in_chinese(given: str, expected: str) -> bool:
+    """Whether a Chinese text is the expected one with hardly anything, and no doubt, beside it."""
+    if not _CHINESE.search(expected) or expected not in given:
+        return False
+    extra = given.replace(expected, "", 1)
+    return len(extra) <= _EXTRA_CHARACTERS and not _CHINESE_HEDGES.intersection(extra)
 
 
 def plain(text: str) -> str:

@@ -27,6 +27,13 @@ _NAMES = {
     "hertz": "Hz", "joule": "J", "watt": "W", "volt": "V", "ampere": "A", "amp": "A", "newton": "N",
     "pascal": "Pa", "ohm": "Ω", "mole": "mol", "litre": "l", "liter": "l",
 }  # fmt: skip
+#: Chinese names, which take the prefixes below
+_CHINESE_NAMES = {
+    "牛": "N", "牛顿": "N", "焦": "J", "焦耳": "J", "瓦": "W", "瓦特": "W", "伏": "V", "伏特": "V",
+    "安": "A", "安培": "A", "帕": "Pa", "帕斯卡": "Pa", "欧": "Ω", "欧姆": "Ω", "赫": "Hz", "赫兹": "Hz",
+    "升": "l", "摩尔": "mol",
+}  # fmt: skip
+_CHINESE_PREFIXES = {"": 1.0, "毫": 1e-3, "微": 1e-6, "千": 1e3, "兆": 1e6}
 _SYMBOLS = ("s", "m", "g", "bit", "B", "Hz", "J", "W", "V", "A", "N", "Pa", "Ω", "mol", "l", "bit/s", "B/s")
 
 #: symbol or name → (dimension, factor to the dimension's base)
@@ -38,6 +45,11 @@ _UNITS: dict[str, tuple[str, float]] = {
         for prefix in _PREFIX_NAMES
         for plural in ("", "s")
     },
+    **{
+        prefix + name: (symbol, factor)
+        for name, symbol in _CHINESE_NAMES.items()
+        for prefix, factor in _CHINESE_PREFIXES.items()
+    },
     "%": ("%", 1.0), "percent": ("%", 1.0),
     "cm": ("m", 1e-2), "min": ("s", 60.0), "minute": ("s", 60.0), "minutes": ("s", 60.0),
     "h": ("s", 3600.0), "hour": ("s", 3600.0), "hours": ("s", 3600.0),
@@ -47,7 +59,7 @@ _UNITS: dict[str, tuple[str, float]] = {
     "°C": ("°C", 1.0), "°F": ("°F", 1.0), "°": ("°", 1.0), "€": ("€", 1.0), "$": ("$", 1.0),
     "秒": ("s", 1.0), "毫秒": ("s", 1e-3), "微秒": ("s", 1e-6), "分钟": ("s", 60.0), "小时": ("s", 3600.0),
     "米": ("m", 1.0), "厘米": ("m", 1e-2), "毫米": ("m", 1e-3), "千米": ("m", 1e3), "公里": ("m", 1e3),
-    "克": ("g", 1.0), "千克": ("g", 1e3), "公斤": ("g", 1e3), "比特": ("bit", 1.0), "字节": ("B", 1.0),
+    "克": ("g", 1.0), "千克": ("g", 1e3), "公斤": ("g", 1e3), "吨": ("g", 1e6), "比特": ("bit", 1.0), "字节": ("B", 1.0),
 }  # fmt: skip
 
 

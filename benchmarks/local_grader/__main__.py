@@ -43,14 +43,18 @@ def _fit(folder: Path, path: Path) -> None:
 
 def _measure(folder: Path, *, as_json: bool) -> None:
     report: dict[str, Any] = {}
+    every = []
     for source in SOURCES:
-        questions = unseen(read_source(source, folder))
+        everything = read_source(source, folder)
+        every += [measure_question(each) for each in everything]
+        questions = unseen(everything)
         report[source.name] = {
             "without_examples": figures(questions, 0),
             "with_examples": figures(questions, EXAMPLES),
             **cost(questions),
         }
     report["peak_memory_mib"] = peak_memory_mib()
+    report["cross_validated_on_all"] = cross_validate(every)
     print(json.dumps(report, indent=2) if as_json else _as_text(report))  # noqa: T201
 
 
@@ -64,7 +68,9 @@ def _as_text(report: dict[str, Any]) -> str:
             f"  {found['milliseconds_an_answer']:.2f} ms an answer of "
             f"{found['mean_answer_characters']:.0f} characters on average"
         ]
-    return "\n".join([*lines, f"at most {report['peak_memory_mib']:.0f} MiB of memory"])
+    lines += [f"at most {report['peak_memory_mib']:.0f} MiB of memory"]
+    lines += [f"r over all questions, each by a fit on others: {report['cross_validated_on_all']}"]
+    return "\n".join(lines)
 
 
 def _line(found: dict[str, Any]) -> str:

@@ -170,6 +170,7 @@ class LedgerWriter:
         self._gather_seconds = gather_seconds
         self._close_seconds = close_seconds
         self._queue: deque[Order] = deque()
+        self._writing: list[Order] = []
         self._places = Places(queue_limit)
         self._wake = asyncio.Event()
         self._connection: Connection | None = None
@@ -228,7 +229,7 @@ class LedgerWriter:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._close_seconds)
             await _ended(self._task)
-        self._refuse_all(LedgerUnavailable("The ledger was closed before this was written."))
+        self._refuse_all(LedgerUnavailable("The ledger was closed before it knew that this was written."))
         await self._disconnect()
 
     def _enqueue(self, command: Command, deadline: float, *, patient: bool, hurried: bool) -> Order:
@@ -266,7 +267,8 @@ class LedgerWriter:
         try:
             while await self._gathered():
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_limit))]
-                await self._process(self._still_wanted(batch))
+                self._writing = self._still_wanted(batch)
+                await self._process(self._writing)
         finally:
             self._stopped.set()
 
@@ -451,8 +453,10 @@ class LedgerWriter:
             order.answer.set_exception(error)
 
     def _refuse_all(self, error: Exception) -> None:
-        while self._queue:
-            self._fail(self._queue.popleft(), error)
+        for order in (*self._writing, *self._queue):
+            if not order.answer.done():
+                self._fail(order, error)
+        self._queue.clear()
 
     # --- the connection ---
 

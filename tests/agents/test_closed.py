@@ -158,3 +158,28 @@ def test_options_stand_beside_those_in_the_prompt():
 @pytest.mark.parametrize(("answer", "correct"), [("C", True), ("A, B", True), ("B", False), ("A", False)])
 def test_another_choice_may_be_accepted(answer, correct):
     check(question("multiple_choice", "C", accept=("A, B",)), answer, correct)
+
+
+@pytest.mark.parametrize(
+    ("answer", "correct"),
+    [
+        ("应该是阿基米德原理", True), ("阿基米德原理。", True), ("答：阿基米德原理", True), ("不是阿基米德原理", False),
+        ("阿基米德原理或帕斯卡定律", False), ("阿基米德", False), ("我觉得老师讲的这一个定律好像就叫阿基米德原理", False),
+    ],
+)  # fmt: skip
+def test_a_chinese_answer_needs_no_spaces_around_it(answer: str, correct: bool) -> None:
+    check(question("exact", "阿基米德原理"), answer, correct)
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit", "correct"),
+    [
+        ("2 牛", "N", True),
+        ("2牛顿", "N", True),
+        ("0.002 千牛", "N", True),
+        ("2 帕", "N", False),
+        ("2 千克", "g", False),
+    ],
+)
+def test_a_chinese_unit_is_a_unit(answer: str, unit: str, correct: bool) -> None:
+    check(question("numeric", "2", unit=unit), answer, correct)
