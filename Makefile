@@ -23,7 +23,7 @@ help: ## this list
 # --- use it ---
 
 .PHONY: demo
-demo: $(STAMP) ## grade the demonstration class with everything real, and check the outcome
+demo: $(STAMP) ## grade the demonstration classes with everything real, and check the outcome
 	@$(BIN)/assay demo
 
 # --- change it ---

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from api.bodies import body_schema, parse_body, read_body
 from api.dependencies import Reader, ServicesOf, Submitter, check_id
 from api.errors import problems
+from api.estimates import EstimateView, estimate_of
 from api.idempotency import Creation, IdempotencyKey, create_once, request_fingerprint
 from api.money import format_usd, parse_usd
 from api.pages import Page, PageNumber, PageSize
@@ -22,7 +23,7 @@ from domain.batch import (
     Counts,
     Progress,
 )
-from domain.errors import InvalidInput, KindNotAvailable
+from domain.errors import InvalidInput, KindNotAvailable, UnpricedModel
 from domain.identity import batch_workflow_id
 from domain.states import BATCH_MACHINE, BatchState
 
@@ -212,6 +213,14 @@ class BatchWithProgress(BatchView):
     progress: ProgressView
 
 
+class CompletedBatch(BatchView):
+    """A batch that has been completed, with what it will cost; no estimate where its model has no price."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_BATCH, "estimate": None}]})
+
+    estimate: EstimateView | None
+
+
 async def _requested(request: Request, caller: Submitter, services: ServicesOf) -> BatchRequest:
     body = await read_body(request, services.limits.max_body_bytes, "max_body_bytes")
     return parse_body(BatchRequest, body)
@@ -290,13 +299,17 @@ async def read_batch(batch_id: BatchId, caller: Reader, services: ServicesOf) ->
     "and the way on after a 503.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
 )
-async def complete_batch(batch_id: BatchId, caller: Submitter, services: ServicesOf) -> BatchView:
-    """The batch with its files counted and its workflow started."""
+async def complete_batch(batch_id: BatchId, caller: Submitter, services: ServicesOf) -> CompletedBatch:
+    """The batch with its files counted and its workflow started, and an estimate of its cost."""
     batch = await services.batches.complete(caller.tenant_id, check_id("batch", batch_id))
     # a batch that is further has its workflow; asking again could start one that has ended long ago
     if batch.state is BatchState.UPLOADED:
         await services.orchestrator.start_batch(batch)
-    return batch_view(batch)
+    try:
+        estimate = await estimate_of(services, batch)
+    except UnpricedModel:
+        estimate = None
+    return CompletedBatch(**dict(batch_view(batch)), estimate=estimate)
 
 
 @router.post(

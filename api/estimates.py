@@ -118,14 +118,13 @@ async def estimate_stored_batch(batch_id: BatchId, caller: Reader, services: Ser
 
 
 async def estimate_of(services: Services, batch: Batch) -> EstimateView:
-    """The estimate of a grading batch."""
+    """The estimate of a grading batch; raises `UnpricedModel`."""
     exam = await services.exams.read(batch.opening.exam_id or "", batch.rubric_version)
     files = await services.batches.file_sizes(batch.id)
     return await _estimated(services, exam, files, batch.opening.model)
 
 
 async def _estimated(services: Services, exam: Exam, files: list[FileSize], model: str) -> EstimateView:
-    services.models.check(model)
     prices = await services.prices.of_model(model)
     factor = tokens_factor(await services.token_ratios.of_family(family_of(model)))
     return _view(estimate_batch(exam, files, model, prices, factor))

@@ -389,6 +389,9 @@ def grade(
     model: Annotated[str, typer.Option(help="Which model grades open questions.")] = "local",
     max_concurrent: Annotated[int, typer.Option(min=1, help="Submissions graded at once.")] = 10,
     name: Annotated[str, typer.Option(help="A name for the batch.")] = "",
+    limit_usd: Annotated[
+        str | None, typer.Option("--limit", metavar="USD", help="The most that it may cost, such as 2.50.")
+    ] = None,
     student: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="The column of a .csv that names the student.")
     ] = None,
@@ -416,6 +419,7 @@ def grade(
             model=model,
             max_concurrent=max_concurrent,
             name=name,
+            limit_usd=limit_usd,
             columns=TableColumns(student, map_ or ()),
             on_refused=refused.append,
         )

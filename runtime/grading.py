@@ -33,6 +33,7 @@ def grade(
     model: str,
     max_concurrent: int,
     name: str,
+    limit_usd: str | None = None,
     columns: TableColumns = _USUAL_COLUMNS,
     on_refused: Callable[[str], None] = _ignore,
 ) -> str:
@@ -43,7 +44,8 @@ def grade(
     refuse_repeated_names(files)
     exam_id = client.create_exam(exam)["id"]
     opening = {"kind": "grading", "exam_id": exam_id, "model": model, "max_concurrent": max_concurrent}
-    batch_id: str = client.post("/v1/batches", opening | ({"name": name} if name else {}))["batch_id"]
+    opening |= {"name": name, "limit_usd": limit_usd}
+    batch_id: str = client.post("/v1/batches", opening)["batch_id"]
     for line in hand_in(client, batch_id, files, columns, console):
         on_refused(line)
     client.post(f"/v1/batches/{batch_id}/complete")

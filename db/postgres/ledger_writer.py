@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -66,6 +66,10 @@ async def connect_writer(
         f"lock_timeout={int(LOCK_TIMEOUT_SECONDS * 1000)}",
         "statement_timeout=10000",
         "idle_in_transaction_session_timeout=10000",
+        # every statement here goes by a key; a table without statistics was read whole, 10 ms a batch
+        "enable_seqscan=off",
+        "plan_cache_mode=force_generic_plan",
+        "jit=off",
         *([f"role={role}"] if role else []),
     ]
     return await AsyncConnection.connect(
@@ -266,6 +270,8 @@ class LedgerWriter:
     async def _run(self) -> None:
         try:
             while await self._gathered():
+                # whoever was answered just now may ask again: one batch of all is faster than two halves
+                await asyncio.sleep(0)
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_limit))]
                 self._writing = self._still_wanted(batch)
                 await self._process(self._writing)
@@ -403,10 +409,13 @@ class LedgerWriter:
         days = await self._days(connection, {command.payer.tenant_id for command in commands})
         accounts = accounts_needed(commands, days) | missing
         await self._open_accounts(connection, accounts)
-        async with _transaction(connection, lock_timeout_seconds):
-            book = await _load(connection, commands, accounts, days, self._clock.now())
+        try:
+            book = await _load(connection, commands, accounts, days, self._clock.now(), lock_timeout_seconds)
             outcomes = [_decided(command, book) for command in commands]
             await _store(connection, book)
+        except BaseException:
+            await _roll_back(connection)
+            raise
         return book, outcomes
 
     async def _days(self, connection: Connection, tenants: set[str]) -> dict[str, date]:
@@ -479,19 +488,10 @@ class LedgerWriter:
             self._connection = None
 
 
-@asynccontextmanager
-async def _transaction(connection: Connection, lock_timeout_seconds: float) -> Any:
-    await connection.execute("BEGIN")
-    try:
-        if lock_timeout_seconds != LOCK_TIMEOUT_SECONDS:
-            await connection.execute(f"SET LOCAL lock_timeout = {int(lock_timeout_seconds * 1000)}")
-        yield
-        await connection.execute("COMMIT")
-    except BaseException:
-        if not connection.broken and not connection.closed:
-            with suppress(psycopg.Error):
-                await connection.execute("ROLLBACK")
-        raise
+async def _roll_back(connection: Connection) -> None:
+    if not connection.broken and not connection.closed:
+        with suppress(psycopg.Error):
+            await connection.execute("ROLLBACK")
 
 
 async def _load(
@@ -500,9 +500,13 @@ async def _load(
     accounts: set[Account],
     days: dict[str, date],
     now: datetime,
+    lock_timeout_seconds: float,
 ) -> Book:
-    """What the commands touch, under locks taken in one order by every process."""
+    """Begin, and read what the commands touch, under locks taken in one order by every process."""
     async with connection.pipeline():
+        await connection.execute("BEGIN")
+        if lock_timeout_seconds != LOCK_TIMEOUT_SECONDS:
+            await connection.execute(f"SET LOCAL lock_timeout = {int(lock_timeout_seconds * 1000)}")
         locked = await connection.execute(tables.LOCK_ACCOUNTS_SQL, tables.columns_of(accounts))
         tenants = await connection.execute(tables.TENANTS_SQL, [list(days)])
         calls = sorted({command.call_id for command in commands if command.call_id is not None})
@@ -549,7 +553,7 @@ def _decided(command: Command, book: Book) -> Any:
 
 
 async def _store(connection: Connection, book: Book) -> None:
-    """Everything that was decided; multi-row statements only."""
+    """Write everything that was decided in multi-row statements, and commit."""
     now = book.now
     await _copy(connection, tables.COPY_EVENTS, map(tables.event_row, book.events))
     await _copy(
@@ -557,12 +561,14 @@ async def _store(connection: Connection, book: Book) -> None:
     )
     await _copy(connection, tables.COPY_FACTS, (tables.fact_row(each, now) for each in book.facts))
     await _copy(connection, tables.COPY_JOURNAL, map(tables.journal_row, book.journaled))
-    if book.changed_holds:
-        changes = tables.changes_of(book.changed_holds.values(), now)
-        await connection.execute(tables.WRITE_HOLDS_SQL, changes)
-    if book.changed_accounts:
-        amounts = tables.amounts_of({each: book.accounts[each] for each in book.changed_accounts})
-        await connection.execute(tables.WRITE_ACCOUNTS_SQL, amounts)
+    async with connection.pipeline():
+        if book.changed_holds:
+            changes = tables.changes_of(book.changed_holds.values(), now)
+            await connection.execute(tables.WRITE_HOLDS_SQL, changes)
+        if book.changed_accounts:
+            amounts = tables.amounts_of({each: book.accounts[each] for each in book.changed_accounts})
+            await connection.execute(tables.WRITE_ACCOUNTS_SQL, amounts)
+        await connection.execute("COMMIT")
 
 
 async def _copy(connection: Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
