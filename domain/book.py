@@ -164,7 +164,7 @@ class Book:
             raise _exhausted(Scope.CALL, "", budget.call_limit, estimated - budget.call_limit)
         for account in accounts_of(payer, self.days[payer.tenant_id]):
             row = self._account(account)
-            limit = budget.daily_limit if account.scope is Scope.TENANT_DAY else row.limit
+            limit = budget.daily_limit if account[1] is Scope.TENANT_DAY else row.limit
             if limit is not None and (total := row.held + row.spent + estimated) > limit:
                 raise _exhausted(account.scope, account.subject, limit, total - limit)
 

@@ -38,7 +38,8 @@ async def charged(resources: Resources, batch: Batch) -> list[dict[str, int]]:
     """Every reply that the ledger has paid for in the batch."""
     return await resources.postgres.rows(
         "SELECT call_id, (usage ->> 'tokens_in')::int AS tokens_in, "
-        "(usage ->> 'tokens_out')::int AS tokens_out, cost_actual_nanodollars FROM ledger_events WHERE event_type = 'commit' AND batch_id = %s",
+        "(usage ->> 'tokens_out')::int AS tokens_out, cost_actual_nanodollars "
+        "FROM ledger_events WHERE event_type = 'commit' AND batch_id = %s",
         [batch.id],
     )
 
