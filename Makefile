@@ -72,6 +72,7 @@ docs: $(STAMP) ## write the generated parts of docs/ anew
 .PHONY: bench
 bench: $(STAMP) ## the benchmarks, each against its peer in the same run
 	@$(BIN)/python -m benchmarks.batch
+	@$(BIN)/python -m benchmarks.holds
 
 # No index address may be in the lock: hashes say what is meant, wherever it comes from.
 .PHONY: lock

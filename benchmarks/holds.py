@@ -48,29 +48,34 @@ RATES = Rates("benchmark", {"tokens_in": 150_000, "tokens_out": 600_000})
 
 LOCK_SQL = """
 SELECT scope, limit_nanodollars, held_nanodollars + spent_nanodollars AS used FROM ledger_accounts
-WHERE (tenant_id, scope, subject) IN (SELECT * FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[]))
+WHERE (tenant_id, scope, subject) IN
+      (SELECT * FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[]))
 ORDER BY tenant_id, scope, subject FOR UPDATE
 """
 HOLD_SQL = """
 UPDATE ledger_accounts SET held_nanodollars = held_nanodollars + %(amount)s, version = version + 1
-WHERE (tenant_id, scope, subject) IN (SELECT * FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[]))
+WHERE (tenant_id, scope, subject) IN
+      (SELECT * FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[]))
 """
 EVENT_SQL = """
-INSERT INTO ledger_events (event_id, event_type, call_id, attempt, reference, tenant_id, api_key_id, batch_id, profile,
-    file_id, trace_id, provider, model, usage, cost_estimated_nanodollars, cost_actual_nanodollars, rates, status,
-    day, hold_day, occurred_at)
-VALUES (%(event)s, 'precheck_hold', %(call)s, 1, '', %(tenant)s, %(key)s, %(batch)s, %(profile)s, '', 'trace', 'none', 'none',
-    '{}', %(amount)s, 0, %(rates)s, 'ok', %(day)s, %(day)s, now())
+INSERT INTO ledger_events (event_id, event_type, call_id, attempt, reference,
+    tenant_id, api_key_id, batch_id, profile, file_id, trace_id, provider, model, usage,
+    cost_estimated_nanodollars, cost_actual_nanodollars, rates, status, day, hold_day, occurred_at)
+VALUES (%(event)s, 'precheck_hold', %(call)s, 1, '',
+    %(tenant)s, %(key)s, %(batch)s, %(profile)s, '', 'trace', 'none', 'none', '{}',
+    %(amount)s, 0, %(rates)s, 'ok', %(day)s, %(day)s, now())
 """
 ROW_SQL = """
-INSERT INTO ledger_holds (call_id, attempt, request_hash, tenant_id, api_key_id, batch_id, profile, file_id, trace_id,
-    provider, model, state, estimated_nanodollars, likely_nanodollars, open_nanodollars, charged_nanodollars, doubt_rule,
-    rates, token, journaled, reply_seconds, day, due_at, updated_at)
-VALUES (%(call)s, 1, 'hash', %(tenant)s, %(key)s, %(batch)s, %(profile)s, '', 'trace', 'none', 'none', 'dispatched',
-    %(amount)s, %(amount)s, %(amount)s, 0, 'full', %(rates)s, %(token)s, false, 120, %(day)s, now() + interval '120 s', now())
+INSERT INTO ledger_holds (call_id, attempt, request_hash, tenant_id, api_key_id, batch_id, profile,
+    file_id, trace_id, provider, model, state, estimated_nanodollars, likely_nanodollars, open_nanodollars,
+    charged_nanodollars, doubt_rule, rates, token, journaled, reply_seconds, day, due_at, updated_at)
+VALUES (%(call)s, 1, 'hash', %(tenant)s, %(key)s, %(batch)s, %(profile)s,
+    '', 'trace', 'none', 'none', 'dispatched', %(amount)s, %(amount)s, %(amount)s,
+    0, 'full', %(rates)s, %(token)s, false, 3600, %(day)s, now() + interval '1 hour', now())
 """
 FACT_SQL = """
-INSERT INTO ledger_facts (kind, call_id, attempt, tenant_id, api_key_id, batch_id, profile, trace_id, data, occurred_at)
+INSERT INTO ledger_facts (kind, call_id, attempt, tenant_id, api_key_id, batch_id, profile, trace_id,
+    data, occurred_at)
 VALUES ('dispatched', %(call)s, 1, %(tenant)s, %(key)s, %(batch)s, %(profile)s, 'trace', '{}', now())
 """
 
@@ -192,7 +197,8 @@ async def _naive(pool: Pool) -> OneHold:
         call = _call(payer)
         parameters = {
             **columns, "event": event_id(call.key.id, 1, Event.HOLD), "call": call.key.id, "day": day,
-            "tenant": payer.tenant_id, "key": payer.api_key_id, "batch": payer.batch_id, "profile": payer.profile,
+            "tenant": payer.tenant_id, "key": payer.api_key_id,
+            "batch": payer.batch_id, "profile": payer.profile,
             "amount": int(call.estimated), "rates": call.rates.document, "token": uuid4().hex,
         }  # fmt: skip
         async with pool.connection() as connection, connection.transaction():

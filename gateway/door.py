@@ -1,14 +1,15 @@
 """The door: each call to a model is held, dispatched, journaled and settled exactly once (L5, L6)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 
 import structlog
 
-from domain.completion import CompletionReply, CompletionRequest
+from domain.completion import CompletionReply, CompletionRequest, Fence
 from domain.errors import AssayError, ModelUnavailable
 from domain.ledger import (
     CallKey,
@@ -46,6 +47,40 @@ async def sleep_until(moment: datetime) -> None:
     await asyncio.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
 
 
+class _Attempt:
+    """The calls that one attempt makes side by side.
+
+    The first failure ends the attempt, and its other calls would be cancelled on their way: charged as
+    doubts, and made again. So a failure waits for their replies, and nothing new starts meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.failure: AssayError | None = None
+        self._under_way = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A call that may leave inside the block; raises the failure that another one met."""
+        if self.failure is not None:
+            raise self.failure
+        self._under_way += 1
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._settled.set()
+
+    async def fail(self, error: AssayError) -> None:
+        """Start nothing new, and wait for what is under way."""
+        self.failure = self.failure or error
+        await self._settled.wait()
+
+
 class Door:
     """The only door to a model for agents; a retried call is answered from the journal and not paid again."""
 
@@ -67,18 +102,56 @@ class Door:
         self._terms = terms
         self._mode = mode
         self._wait_until = wait_until
+        self._attempts: dict[Fence, _Attempt] = {}
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
-        """The reply, paid for once; raises `BudgetExhausted`, `UnpricedModel` and what upstreams raise."""
+        """The reply, paid for once; raises `BudgetExhausted`, `UnpricedModel` and what upstreams raise.
+
+        A failure is raised when the attempt's other calls have been settled.
+        """
+        with self._attempt_of(request.fence) as attempt:
+            try:
+                return await self._reply(request, attempt)
+            except AssayError as error:
+                await attempt.fail(error)
+                raise
+
+    @contextmanager
+    def _attempt_of(self, fence: Fence | None) -> Iterator[_Attempt]:
+        if fence is None:
+            yield _Attempt()
+            return
+        attempt = self._attempts.setdefault(fence, _Attempt())
+        attempt.callers += 1
+        try:
+            yield attempt
+        finally:
+            attempt.callers -= 1
+            if not attempt.callers:
+                del self._attempts[fence]
+
+    async def _reply(self, request: CompletionRequest, attempt: _Attempt) -> CompletionReply:
         call = await self._priced(request)
         for _ in range(MOST_WAITS):
-            began = await self._ledger.begin(call, dispatch=True, fence=request.fence)
-            if isinstance(began, Replayed):
-                return paid(began.entry)
-            if isinstance(began, Hold):
-                return await self._ask(began, request)
+            with attempt.under_way():
+                began = await self._begin(call, request.fence)
+                if isinstance(began, Replayed):
+                    return paid(began.entry)
+                if isinstance(began, Hold):
+                    return await self._ask(began, request)
             await self._wait_for(began, request)
         raise ModelUnavailable(f"{request.key}: other attempts are at this call again and again.")
+
+    async def _begin(self, call: LedgerCall, fence: Fence | None) -> Hold | Replayed | Underway:
+        beginning = asyncio.ensure_future(self._ledger.begin(call, dispatch=True, fence=fence))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # what never left is no doubt: it costs nothing
+            with suppress(AssayError):
+                if isinstance(began := await beginning, Hold):
+                    await self._ledger.cancel(began, "cancelled")
+            raise
 
     async def _priced(self, request: CompletionRequest) -> LedgerCall:
         """The call at its worst case: as many tokens in as its bytes can be, as many out as it allows."""

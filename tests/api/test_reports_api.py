@@ -92,7 +92,7 @@ async def test_criteria_are_added_where_they_are_asked_for(
     assert plain["failures"] == [
         {"code": "unreadable_submission", "count": 1, "message": plain["submissions"][1]["failure_message"]}
     ]
-    assert plain["usage"]["cost_usd"] is None
+    assert plain["usage"]["cost_usd"] == "0.00"
     assert plain["timing"]["duration_seconds"] > 0
 
 

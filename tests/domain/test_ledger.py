@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 from math import ceil
 from typing import Any
 from uuid import uuid4
@@ -91,9 +92,8 @@ def test_ids_are_made_of_identity_and_differ_with_every_part_of_it() -> None:
     ]
     assert CallKey("t", "f/g1/q/c/r", 1, 1).id == key.id
     assert len({each.id for each in (key, *others)}) == 5
-    events = {
-        event_id(key.id, attempt, kind, ref) for attempt in (1, 2) for kind in EventType for ref in ("", "x")
-    }
+    parts = product((1, 2), EventType, ("", "x"))
+    events = {event_id(key.id, *each) for each in parts}
     assert len(events) == 16
     assert event_id(key.id, 1, EventType.HOLD) in events
 

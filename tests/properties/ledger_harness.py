@@ -100,18 +100,26 @@ class Process:
     connecting: "asyncio.Future[CutConnection] | None" = None
     dead: bool = False
 
+    async def end(self) -> None:
+        """Close in peace; a process that was killed only puts its things away."""
+        await (self.kill() if self.dead else self.ledger.close())
+
     async def kill(self) -> None:
         """End at once: nothing is flushed, nobody is answered, the connection is gone."""
         self.dead = True
         task = self.ledger.writer._task
         if self.connection is not None:
             cut(self.connection)
-        for each in (*self.callers, *([task] if task else [])):
+        for each in self.callers:
             each.cancel()
-        if task is not None:
-            await asyncio.wait([task], timeout=5)
+        while task is not None and not task.done():
+            # again and again: the driver answers the first one by asking the server to stop the query
+            task.cancel()
+            await asyncio.wait([task], timeout=0.05)
         if self.connecting is not None:
-            await (await self.connecting).close()
+            await asyncio.wait([self.connecting])
+            if not self.connecting.cancelled() and self.connecting.exception() is None:
+                await self.connecting.result().close()
 
 
 @dataclass
@@ -152,15 +160,22 @@ class World:
 
     @asynccontextmanager
     async def processes(self, count: int) -> AsyncIterator[list[Process]]:
-        """So many writers; whichever of them was killed meanwhile is not asked to close in peace."""
-        started = self._processes = [self._start() for _ in range(count)]
+        """So many writers, and those that take the place of killed ones."""
+        self._processes = [self._start() for _ in range(count)]
         try:
-            yield started
+            yield self._processes
         finally:
-            for process in started:
-                await (process.kill() if process.dead else process.ledger.close())
-            for process in self._dead:
-                await process.kill()
+            for process in (*self._processes, *self._dead):
+                await process.end()
+
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[Process]:
+        """One writer beside the others."""
+        process = self._start()
+        try:
+            yield process
+        finally:
+            await process.end()
 
     def _start(self) -> Process:
         scissors = Scissors()

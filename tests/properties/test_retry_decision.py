@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
 from domain.batch import StoredFile
 from domain.completion import CompletionRequest
+from domain.ledger import Ledger, LedgerCall
 from gateway.scripted import Rule, Script
 from runtime.resources import Resources
 from tests.builders import a_submission, open_batch
@@ -88,7 +89,31 @@ class Case:
         """How often the second attempt asks about each question; the reply that is repaired comes first."""
         if self.restarts:
             return {each: 2 if self.repairs and each == IDS[-1] else 1 for each in IDS}
+        return self.unanswered()
+
+    def unanswered(self) -> dict[str, int]:
+        """How often the model itself is asked: what it has answered stands in the journal."""
         return {IDS[-1]: 1} if self.repairs else dict.fromkeys(IDS[self.finished :], 1)
+
+
+class AskedLedger:
+    """A ledger that remembers which calls were begun."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._asked: set[tuple[str, int]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def begin(self, call: LedgerCall, **options: Any) -> Any:
+        """As the ledger's own."""
+        self._asked.add((call.key.step, call.key.number))
+        return await self._ledger.begin(call, **options)
+
+    def calls(self, file_id: str, question_id: str) -> int:
+        """How many different calls were begun for that question."""
+        return sum(1 for step, _ in self._asked if step.startswith(f"{file_id}/g1/{question_id}/"))
 
 
 def _cases() -> st.SearchStrategy[Case]:
@@ -107,7 +132,8 @@ async def test_a_valid_checkpoint_resumes_and_any_other_starts_afresh(
     **功能: architecture-deep-integration, 属性 3: 重试策略决策正确性**
     **验证: 需求 1.4**
 
-    After a failed attempt no finished question is asked about again, unless its checkpoint is damaged.
+    After a failed attempt no finished question is asked about again, unless its checkpoint is damaged; and
+    then it is answered from the journal: no model sees a question again that it has answered.
     """
     resources = with_worker_settings(resources, max_parallel_calls=1, shutdown_seconds=0)
     cases = drawn(_cases())
@@ -128,6 +154,7 @@ async def test_a_valid_checkpoint_resumes_and_any_other_starts_afresh(
     script = Script(rules=tuple(rules))
     first = WatchedModel(script, lambda call: by_file[call.step.file_id].holds(call))
     second = WatchedModel(script)
+    ledger = AskedLedger(resources.ledger)
     async with running(orchestration(resources)):
         async with running(cognition(resources, first)):
             await start(resources, batch)
@@ -137,15 +164,17 @@ async def test_a_valid_checkpoint_resumes_and_any_other_starts_afresh(
                 await _is_stored(resources, file, by_file[file.id])
         for file in files:
             await _damage(resources, file.run_id or "", by_file[file.id].damage)
-        async with running(cognition(resources, second)):
+        async with running(cognition(replace(resources, ledger=ledger), second)):
             (ended,) = await all_ended(resources, batch)
     assert ended.state == "completed"
     restarted = [
         file_id for file_id, kind, _ in await file_events(resources, batch) if kind == "AgentRestarted"
     ]
     for file_id, case in by_file.items():
-        asked = {each: _calls(second, file_id, each) for each in IDS}
+        asked = {each: ledger.calls(file_id, each) for each in IDS}
         assert {each: calls for each, calls in asked.items() if calls} == case.calls(), case
+        paid = {each: _calls(second, file_id, each) for each in IDS}
+        assert {each: calls for each, calls in paid.items() if calls} == case.unanswered(), case
         assert restarted.count(file_id) == (case.restarts and case.damage != "absent"), case
         example()
 

@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from db.postgres.ledger_port import PostgresLedger
+from db.postgres.pool import Postgres
 from domain.completion import Fence
 from domain.ledger import (
     DoubtRule,
@@ -24,8 +26,6 @@ from domain.ledger import (
     Settlement,
     Underway,
 )
-from db.postgres.ledger_port import PostgresLedger
-from db.postgres.pool import Postgres
 from runtime.resources import connect_temporal, open_resources
 from runtime.settings import Settings
 from runtime.telemetry import configure_logs

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from domain.money import Money
 from domain.prices import Unit, own_prices
 from domain.states import BatchState
 from gateway.catalogue import canonical_name, catalogue
+from runtime.client import ApiClient
 from runtime.resources import Resources
 from runtime.server import services
 from tests.builders import a_submission, open_batch
-from tests.river.installation import calls_in
+from tests.river.classroom import OPEN, Classroom
+from tests.river.installation import Up, calls_in, run_assay, wait_ended
+from tests.river.installation import until as wait_until
 from tests.river.test_worker_kills import durable_answers, in_flight
 from tests.workflows import plant
 
@@ -141,7 +144,9 @@ class Works:
 
     async def facts(self) -> Counter[str]:
         """How many facts of each kind there are."""
-        return Counter(row["kind"] for row in await self._rows("SELECT kind FROM ledger_facts WHERE batch_id = %s"))
+        return Counter(
+            row["kind"] for row in await self._rows("SELECT kind FROM ledger_facts WHERE batch_id = %s")
+        )
 
     async def adds_up(self, *, settling: int) -> int:
         """Events, account, progress and report say the same; answers what was spent."""
@@ -202,13 +207,13 @@ def _variables(resources: Resources, script: Path) -> dict[str, str]:
     }
 
 
-async def until(holds: Any, what: str, within_seconds: float = 40) -> None:
+async def until(holds: Callable[[], bool | Awaitable[bool]], what: str, within_seconds: float = 40) -> None:
     """Wait until the condition, or what it awaits, is true."""
     try:
         async with asyncio.timeout(within_seconds):
             while True:
                 answer = holds()
-                if await answer if asyncio.iscoroutine(answer) else answer:
+                if answer if isinstance(answer, bool) else await answer:
                     return
                 await asyncio.sleep(0.02)
     except TimeoutError:
@@ -285,7 +290,9 @@ async def test_killed_between_dispatch_and_commit_the_call_is_made_again_and_the
         # nothing was held: as if it had never been
         pytest.param("before-begin", ["committed"], 1, {}, marks=pytest.mark.long),
         # held and dispatched, and never sent: nobody can know, so it is a doubt like any other
-        pytest.param("after-begin", ["in_doubt", "committed"], 1, {"precheck_hold": 1}, marks=pytest.mark.prove),
+        pytest.param(
+            "after-begin", ["in_doubt", "committed"], 1, {"precheck_hold": 1}, marks=pytest.mark.prove
+        ),
     ],
 )
 async def test_killed_around_the_hold_the_call_is_made_once(
@@ -415,7 +422,6 @@ async def test_a_zombie_of_the_run_before_a_reset_pays_for_nothing_twice(works: 
     await works.finished()
     await works.end(zombie)
     states = await works.states()
-    print(states, works.seen)
     assert states[works.struck] == ["committed", "adjusted"]
     assert all(each.count("committed") == 1 for each in states.values())
     assert works.seen == {question: len(each) for question, each in states.items()}
@@ -424,3 +430,98 @@ async def test_a_zombie_of_the_run_before_a_reset_pays_for_nothing_twice(works: 
 
 async def is_so(works: Works, states: dict[str, list[str]]) -> bool:
     return await works.states() == states
+
+
+# --- a limit -------------------------------------------------------------------------------------------
+
+STUDENTS = 10
+#: four holds of 1.8 thousandths at once, and about half of what the batch costs in all
+LIMIT_USD = "0.0085"
+
+
+def write_even_script(path: Path, calls_log: Path) -> Path:
+    """The classroom's replies, each after the same time."""
+    rules = [{"match": question, "reply": policy} for question, (policy, _) in OPEN.items()]
+    script = {"latency_seconds": 0.2, "rules": rules, "calls_log": str(calls_log)}
+    path.write_text(yaml.safe_dump(script))
+    return path
+
+
+def hand_in_limited(client: ApiClient, classroom: Classroom) -> str:
+    """A started batch with a limit; answers its id."""
+    exam_id = client.create_exam(classroom.exam)["id"]
+    opening = {"kind": "grading", "exam_id": exam_id, "model": "scripted", "max_concurrent": 2}
+    batch_id: str = client.post("/v1/batches", opening | {"limit_usd": LIMIT_USD})["batch_id"]
+    for path in classroom.files:
+        client.upload(batch_id, path)
+    client.post(f"/v1/batches/{batch_id}/complete")
+    return batch_id
+
+
+def is_paused(batch: Mapping[str, Any]) -> bool:
+    """Whether the batch is paused and nothing runs in it any more."""
+    assert batch["status"] != "completed", "the limit was never reached"
+    return batch["status"] == "paused" and not batch["progress"]["counts"]["running"]
+
+
+def told(up: Up, *arguments: str) -> str:
+    """What a command says."""
+    done = run_assay(up.folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.prove
+def test_a_batch_without_money_waits_through_a_restart_of_everything_and_ends_exactly(tmp_path: Path) -> None:
+    classroom = Classroom.of(tmp_path / "class", STUDENTS)
+    log = tmp_path / "calls.jsonl"
+    settings = {
+        "ASSAY_MODELS__SCRIPT": str(write_even_script(tmp_path / "script.yaml", log)),
+        "ASSAY_MODELS__MAX_TOKENS": "100",
+        "ASSAY_WORKER__MAX_PARALLEL_CALLS": "2",
+        "ASSAY_WORKER__HEARTBEAT_TIMEOUT_SECONDS": "2",
+        "ASSAY_WORKER__TASK_TIMEOUT_SECONDS": "2",
+    }
+    with Up(tmp_path / "data", **settings) as up, up.client() as client:
+        rates = ("--tokens-in", "0.01", "--tokens-cached", "0.01", "--tokens-out", USD_OUT)
+        told(up, "prices", "set", "scripted", *rates)
+        path = f"/v1/batches/{hand_in_limited(client, classroom)}"
+        wait_until(lambda: is_paused(client.get(path)), "paused", 30)
+        before, calls = client.get(path), calls_in(log)
+        up.kill()
+    counts = before["progress"]["counts"]
+    assert counts["completed"] + counts["paused"] + counts["queued"] == STUDENTS
+    assert counts["completed"] > 0
+    assert counts["paused"] > 0
+    assert before["progress"]["pause"]["scope"] == "batch"
+    with Up(tmp_path / "data", **settings) as up, up.client() as client:
+        again = client.get(path)
+        assert (again["status"], again["progress"]["counts"]) == ("paused", counts)
+        assert again["progress"]["spent_usd"] == before["progress"]["spent_usd"]
+        assert calls_in(log) == calls, "a paused batch has made calls"
+        batch_id = before["batch_id"]
+        told(up, "limit", batch_id, "1.00")
+        assert wait_ended(client, batch_id) == "completed"
+        classroom.assert_exact(client, batch_id)
+        classroom.assert_events_exact(client, batch_id)
+        begun = Counter(call["key"] for call in calls_in(log) if call["event"] == "begun")
+        assert sorted(begun.values()) == [1] * STUDENTS * len(OPEN), "work was done twice"
+        assert_money_adds_up(up, client, path, begun.total())
+
+
+def assert_money_adds_up(up: Up, client: ApiClient, path: str, calls: int) -> None:
+    """So many commits, one a call, no doubt and no cancel; their sum is what everybody says."""
+    batch = client.get(path)
+    arguments = ("--batch", batch["batch_id"], "--count", "10000", "--json")
+    events = json.loads(told(up, "ledger", "statement", *arguments))
+    assert Counter(each["event_type"] for each in events) == {"precheck_hold": calls, "commit": calls}
+    commits = [each for each in events if each["event_type"] == "commit"]
+    assert len({each["call_id"] for each in commits}) == calls
+    spent = sum(Decimal(each["actual_usd"]) for each in commits)
+    assert spent > 0
+    assert Decimal(batch["progress"]["spent_usd"]) == spent
+    assert Decimal(batch["progress"]["settling_usd"]) == 0
+    usage = client.report(batch["batch_id"])["usage"]
+    assert (Decimal(usage["cost_usd"]), Decimal(usage["settling_usd"])) == (spent, 0)
+    verified = json.loads(told(up, "ledger", "verify", "--json"))
+    assert verified == {"events": 2 * calls, "whole": True, "differences": []}
