@@ -193,6 +193,11 @@ class LedgerWriter:
         return len(self._queue)
 
     @property
+    def idle(self) -> bool:
+        """Whether everything that was accepted has been answered."""
+        return not self._queue and not self._writing
+
+    @property
     def away(self) -> bool:
         """Whether Postgres did not answer the writer's last attempt."""
         return self._away > 0
@@ -281,6 +286,7 @@ class LedgerWriter:
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_limit))]
                 self._writing = self._still_wanted(batch)
                 await self._process(self._writing)
+                self._writing = []
         finally:
             self._stopped.set()
 

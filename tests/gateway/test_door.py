@@ -1,135 +1,246 @@
-"""What the door does when an attempt's calls end differently: what has left is settled, the rest costs nothing."""
+"""The door: whatever becomes of a call, it is paid for once and its reply is kept."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from uuid import uuid4
 
 import pytest
 
-from db.postgres.grading import PostgresThreads
-from db.postgres.ledger_port import PostgresLedger
-from domain.completion import CompletionReply, CompletionRequest, Fence, Payer
-from domain.errors import ModelUnavailable
+from db.postgres.prices import PostgresPrices, PostgresTokenRatios
+from domain.completion import CompletionReply, CompletionRequest, Message, Payer, Usage
+from domain.errors import BudgetExhausted, ModelUnavailable, UnknownModel, UnpricedModel
+from domain.estimates import MIN_CALLS
 from domain.identity import LogicalStep
-from domain.ledger import Hold, LedgerCall, Replayed, Underway
-from domain.ports import AssessmentStart
-from gateway.door import Door
-from gateway.scripted import Rule, Script
-from runtime.gateway import door
+from domain.ledger import Account, Scope
+from domain.money import Money
+from domain.prices import Unit, own_prices
+from gateway.catalogue import canonical_name, catalogue
+from gateway.door import CallTerms, Door
+from gateway.tokens import WRITE_EVERY_CALLS, TokenEstimates, input_bytes
 from runtime.resources import Resources
-from tests.builders import ANSWERS, ONE_QUESTION, a_submission, an_exam, open_batch
-from tests.workflows import plant
+from tests.builders import an_exam
 
-HELD = "slow"
+QUESTION = an_exam().question("q2")
+
+
+async def at_once(request: CompletionRequest) -> CompletionReply:
+    return CompletionReply("{}", Usage(tokens_in=100, tokens_out=50), request.model)
 
 
 @dataclass
-class Attempt:
-    """One attempt at a submission, which makes calls side by side; the calls of the reader `slow` are held."""
+class Upstream:
+    """A model that does as it is told, and counts."""
+
+    act: Callable[[CompletionRequest], Awaitable[CompletionReply]] = at_once
+    calls: Counter[str] = field(default_factory=Counter)
+
+    async def complete(self, request: CompletionRequest) -> CompletionReply:
+        """What it is told."""
+        self.calls[request.key] += 1
+        return await self.act(request)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A door over one upstream, on one batch's account."""
 
     resources: Resources
-    file_id: str
-    fence: Fence
+    upstream: Upstream
     payer: Payer
-    upstream: plant.WatchedModel
-    door: Door
+    timeout_seconds: float = 10.0
 
-    def call(self, reader: str) -> "asyncio.Task[CompletionReply]":
-        """A call of its own for each reader."""
-        (question,) = an_exam(ONE_QUESTION).questions
-        request = CompletionRequest(
-            LogicalStep(self.file_id, 1, question.id, "all", reader),
-            1,
-            "scripted",
-            question,
-            ANSWERS[question.id],
-            payer=self.payer,
-            fence=self.fence,
+    def door(self) -> Door:
+        """A door of a process of its own."""
+        postgres = self.resources.postgres
+        return Door(
+            self.upstream,
+            self.resources.ledger,
+            PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
+            TokenEstimates(PostgresTokenRatios(postgres)),
+            terms=lambda _: CallTerms(self.timeout_seconds, wait_seconds=0.3),
         )
-        return asyncio.create_task(self.door.complete(request))
 
-    async def holds(self) -> Counter[str]:
-        """How many holds are in each state."""
-        rows = await self.resources.postgres.rows("SELECT state FROM ledger_holds")
-        return Counter(row["state"] for row in rows)
+    def request(self, **changes: object) -> CompletionRequest:
+        """A call of this lane's own step."""
+        step = LogicalStep(self.payer.batch_id, 1, "q2", "all", "first")
+        made = CompletionRequest(step, 1, "scripted", QUESTION, "Light is energy.", payer=self.payer)
+        return replace(made, messages=(Message("user", "Light is energy."),), **changes)  # type: ignore[arg-type]
+
+    async def states(self) -> list[str]:
+        """The lane's holds, by dispatch."""
+        rows = await self.resources.postgres.rows(
+            "SELECT state FROM ledger_holds WHERE batch_id = %s ORDER BY call_id, attempt",
+            [self.payer.batch_id],
+        )
+        return [row["state"] for row in rows]
+
+    async def spent(self) -> int:
+        """What the account says."""
+        account = Account(self.payer.tenant_id, Scope.BATCH, self.payer.batch_id)
+        (balance,) = await self.resources.ledger.books.balances(
+            account.tenant_id, account.scope, account.subject
+        )
+        return int(balance.spent)
 
 
 @pytest.fixture
-async def attempt(resources: Resources) -> Attempt:
-    """An attempt whose upstream refuses the reader `refused`."""
-    batch = await open_batch(resources, {"one.json": a_submission()}, exam=ONE_QUESTION)
-    (file,) = await plant.files_of(resources, batch)
-    epoch = await PostgresThreads(resources.postgres).begin(
-        AssessmentStart(file.id, 1, "thread", "workflow", "run")
+async def lane(resources: Resources) -> Lane:
+    """A lane whose model costs a thousand nano-dollars a token in, two thousand out."""
+    prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
+    await prices.add(own_prices("scripted", [(Unit.TOKENS_IN, "1"), (Unit.TOKENS_OUT, "2")]))
+    return Lane(resources, Upstream(), Payer("local", str(uuid4())))
+
+
+COST = 100 * 1_000 + 50 * 2_000
+
+
+async def test_a_repeated_call_is_answered_from_the_journal_and_not_paid_again(lane: Lane) -> None:
+    first = await lane.door().complete(lane.request())
+    again = await lane.door().complete(lane.request())
+    assert again == first
+    assert first.cost_nanodollars == COST
+    assert lane.upstream.calls.total() == 1
+    assert await lane.states() == ["committed"]
+    assert await lane.spent() == COST
+
+
+async def test_the_same_step_with_another_answer_is_another_call_and_a_fact(lane: Lane) -> None:
+    await lane.door().complete(lane.request())
+    await lane.door().complete(lane.request(answer="Something else."))
+    assert lane.upstream.calls.total() == 2
+    assert await lane.spent() == 2 * COST
+    facts = await lane.resources.postgres.rows(
+        "SELECT kind FROM ledger_facts WHERE kind = 'diverged' AND batch_id = %s", [lane.payer.batch_id]
     )
-    assert epoch is not None
-    script = Script(rules=(Rule("*/refused/1", fail="model_unavailable"),))
-    upstream = plant.WatchedModel(script, holds=lambda request: request.step.reader == HELD)
-    payer = Payer("local", batch.id)
-    return Attempt(resources, file.id, Fence("thread", epoch), payer, upstream, door(resources, upstream))
+    assert len(facts) == 1
 
 
-async def test_a_failure_waits_for_the_replies_that_are_on_their_way(attempt: Attempt) -> None:
-    slow = attempt.call(HELD)
-    await attempt.upstream.is_holding(1)
-    refused = attempt.call("refused")
-    while not (await attempt.holds())["cancelled"]:
-        await asyncio.sleep(0.01)
-    assert not refused.done()
-    with pytest.raises(ModelUnavailable):
-        await attempt.call("another")
-    attempt.upstream.released.set()
-    # as a graph does: the first failure cancels whatever is not done
-    await asyncio.wait([slow, refused], return_when=asyncio.FIRST_EXCEPTION)
-    assert (await slow).text
-    assert isinstance(refused.exception(), ModelUnavailable)
-    assert await attempt.holds() == {"committed": 1, "cancelled": 1}
-    assert attempt.upstream.begun.total() == 2, "a call has left after the failure"
-    # the next attempt is another one
-    assert (await attempt.call("another")).text
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ModelUnavailable("Connection refused."), "cancelled"),
+        (UnknownModel("No such model."), "cancelled"),
+        (ModelUnavailable("Cut off after sending.", in_doubt=True), "in_doubt"),
+    ],
+)
+async def test_a_refusal_costs_nothing_and_what_may_have_been_answered_is_in_doubt(
+    lane: Lane, error: Exception, state: str
+) -> None:
+    async def fail(_: CompletionRequest) -> CompletionReply:
+        raise error
+
+    lane.upstream.act = fail
+    with pytest.raises(type(error)):
+        await lane.door().complete(lane.request())
+    assert await lane.states() == [state]
+    lane.upstream.act = at_once
+    await lane.door().complete(lane.request())
+    assert await lane.states() == [state, "committed"]
+    assert await lane.spent() == COST
 
 
-async def test_another_attempt_is_not_held_up(attempt: Attempt) -> None:
-    slow = attempt.call(HELD)
-    await attempt.upstream.is_holding(1)
-    other = replace(attempt, fence=None)
-    with pytest.raises(ModelUnavailable):
-        await asyncio.wait_for(other.call("refused"), 5)
-    assert not slow.done()
-    attempt.upstream.released.set()
-    assert (await slow).text
+async def test_no_reply_in_time_is_a_doubt(lane: Lane) -> None:
+    async def hang(request: CompletionRequest) -> CompletionReply:
+        await asyncio.sleep(60)
+        return await at_once(request)
+
+    lane.upstream.act = hang
+    with pytest.raises(ModelUnavailable, match=r"no reply in 0\.2 s"):
+        await replace(lane, timeout_seconds=0.2).door().complete(lane.request())
+    assert await lane.states() == ["in_doubt"]
 
 
-@dataclass
-class SlowBegin:
-    """The ledger, whose holds are made and told late."""
+async def test_a_reply_that_came_is_kept_although_its_caller_has_gone(lane: Lane) -> None:
+    arrived = asyncio.Event()
 
-    ledger: PostgresLedger
-    made: asyncio.Event = field(default_factory=asyncio.Event)
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    async def arrive(request: CompletionRequest) -> CompletionReply:
+        arrived.set()
+        return await at_once(request)
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.ledger, name)
-
-    async def begin(
-        self, call: LedgerCall, *, dispatch: bool = False, fence: Fence | None = None
-    ) -> Hold | Replayed | Underway:
-        """As the ledger's, once it may be told."""
-        began = await self.ledger.begin(call, dispatch=dispatch, fence=fence)
-        self.made.set()
-        await self.told.wait()
-        return began
-
-
-async def test_a_call_that_is_cancelled_before_it_left_costs_nothing(attempt: Attempt) -> None:
-    ledger = SlowBegin(attempt.resources.ledger)
-    attempt.door = door(replace(attempt.resources, ledger=ledger), attempt.upstream)
-    call = attempt.call("any")
-    await ledger.made.wait()
-    assert await attempt.holds() == {"dispatched": 1}
-    call.cancel()
-    ledger.told.set()
+    lane.upstream.act = arrive
+    calling = asyncio.create_task(lane.door().complete(lane.request()))
+    await arrived.wait()
+    calling.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await call
-    assert await attempt.holds() == {"cancelled": 1}
-    assert not attempt.upstream.begun
+        await calling
+    assert await lane.states() == ["committed"]
+    await lane.door().complete(lane.request())
+    assert lane.upstream.calls.total() == 1
+
+
+async def test_a_call_that_is_cancelled_under_way_is_a_doubt(lane: Lane) -> None:
+    begun = asyncio.Event()
+
+    async def hang(request: CompletionRequest) -> CompletionReply:
+        begun.set()
+        await asyncio.sleep(60)
+        return await at_once(request)
+
+    lane.upstream.act = hang
+    calling = asyncio.create_task(lane.door().complete(lane.request()))
+    await begun.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert await lane.states() == ["in_doubt"]
+
+
+async def test_a_second_attempt_waits_for_the_first_and_takes_its_reply(lane: Lane) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: CompletionRequest) -> CompletionReply:
+        begun.set()
+        await go_on.wait()
+        return await at_once(request)
+
+    lane.upstream.act = hold
+    first = asyncio.create_task(lane.door().complete(lane.request()))
+    await begun.wait()
+    second = asyncio.create_task(lane.door().complete(lane.request()))
+    await asyncio.sleep(0.1)
+    go_on.set()
+    assert await first == await second
+    assert lane.upstream.calls.total() == 1
+
+
+async def test_a_limit_refuses_by_the_worst_case_before_anything_is_sent(lane: Lane) -> None:
+    account = Account("local", Scope.BATCH, lane.payer.batch_id)
+    await lane.resources.ledger.books.set_limit(account, Money(1_000))
+    with pytest.raises(BudgetExhausted) as caught:
+        await lane.door().complete(lane.request())
+    assert caught.value.scope == "batch"
+    assert caught.value.missing_nanodollars > 0
+    assert not lane.upstream.calls
+
+
+async def test_a_model_without_a_price_is_not_asked(lane: Lane) -> None:
+    with pytest.raises(UnpricedModel, match="assay prices set campus:unheard-of"):
+        await lane.door().complete(lane.request(model="campus:unheard-of"))
+    assert not lane.upstream.calls
+
+
+async def test_a_model_of_the_catalogue_has_its_price_by_whatever_name_it_goes(resources: Resources) -> None:
+    prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
+    dated = await prices.of_model("openai:gpt-4o-mini-2024-07-18")
+    assert dated == await prices.of_model("openai:gpt-4o-mini")
+    assert dated.rates(1).cost({"tokens_in": 1_000_000, "tokens_out": 0}) == 150_000_000
+    assert not await prices.add(catalogue()), "a catalogue is imported once"
+
+
+async def test_a_family_is_learned_and_then_believed(resources: Resources) -> None:
+    ratios = PostgresTokenRatios(resources.postgres)
+    estimates = TokenEstimates(ratios)
+    model = f"campus:{uuid4().hex}"
+    step = LogicalStep("f", 1, "q2", "all", "first")
+    request = CompletionRequest(step, 1, model, QUESTION, "x", messages=(Message("user", "x" * 1_000),))
+    size = input_bytes(request)
+    assert await estimates.most_tokens_in(request) >= size, "nothing is known: a byte may be a token"
+    for _ in range(WRITE_EVERY_CALLS):
+        await estimates.learn(request, tokens_in=size // 4)
+    family = f"campus:{model.partition(':')[2]}"
+    known = await ratios.of_family(family)
+    assert sum(known.values()) == WRITE_EVERY_CALLS
+    await ratios.add(family, {next(iter(known)): MIN_CALLS})
+    assert await TokenEstimates(ratios).most_tokens_in(request) < size / 2

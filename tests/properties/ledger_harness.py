@@ -235,7 +235,10 @@ class World:
         for process in self._processes:
             process.scissors.countdown = None
         self._mean_statements = 0
-        for seconds in (REPLY_SECONDS + HOLD_SECONDS, 2 * 86_400, 1):
+        for seconds in (REPLY_SECONDS + HOLD_SECONDS, 2 * 86_400, 2 * 86_400):
+            # what callers left behind, and what a killed writer had sent, is decided first
+            while not all(each.ledger.writer.idle for each in self._processes):
+                await asyncio.sleep(0.005)
             self.clock.pass_(seconds)
             while await self._processes[0].ledger.sweep():
                 pass

@@ -1,4 +1,4 @@
-"""kill -9 and zombies between a call's hold and its checkpoint: one commit a call, every call accounted for."""
+"""kill -9 and zombies between a call's hold and its checkpoint: one commit a call, each accounted for."""
 
 import asyncio
 import json
@@ -42,6 +42,7 @@ TIMEOUT_SECONDS = 2.0
 USD_IN, USD_OUT = "0.40", "1.60"
 RATES = Rates("", {"tokens_in": 400_000_000, "tokens_out": 1_600_000_000})
 ONCE = dict.fromkeys((f"q{number + 1}" for number in range(QUESTIONS)), 1)
+COMMITTED = dict.fromkeys(ONCE, ["committed"])
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,7 +263,7 @@ async def test_killed_between_commit_and_checkpoint_the_reply_comes_from_the_jou
     works.work()
     await works.finished()
     assert works.seen == ONCE
-    assert await works.states() == {question: ["committed"] for question in ONCE}
+    assert await works.states() == COMMITTED
     assert await works.events() == {"precheck_hold": QUESTIONS, "commit": QUESTIONS}
     assert await works.facts() == {"dispatched": QUESTIONS}
     await works.adds_up(settling=0)
@@ -277,8 +278,7 @@ async def test_killed_between_dispatch_and_commit_the_call_is_made_again_and_the
     works.work()
     await works.finished()
     assert works.seen == ONCE | {works.struck: 2}
-    states = {question: ["committed"] for question in ONCE}
-    assert await works.states() == states | {works.struck: ["in_doubt", "committed"]}
+    assert await works.states() == COMMITTED | {works.struck: ["in_doubt", "committed"]}
     assert await works.events() == {"precheck_hold": QUESTIONS + 1, "commit": QUESTIONS}
     assert await works.facts() == {"dispatched": QUESTIONS + 1, "in_doubt": 1}
     await works.adds_up(settling=1)
@@ -302,7 +302,7 @@ async def test_killed_around_the_hold_the_call_is_made_once(
     works.work()
     await works.finished()
     assert works.seen == ONCE | {works.struck: seen}
-    assert await works.states() == {question: ["committed"] for question in ONCE} | {works.struck: states}
+    assert await works.states() == COMMITTED | {works.struck: states}
     usual = Counter(precheck_hold=QUESTIONS, commit=QUESTIONS)
     assert await works.events() == usual + Counter(events)
     await works.adds_up(settling=states.count("in_doubt"))
@@ -318,8 +318,7 @@ async def test_killed_around_a_refusal_nothing_is_charged_that_is_known_to_be_fr
     await works.finished()
     assert works.struck == "q3"
     assert works.seen == ONCE | {"q3": 2}
-    states = {question: ["committed"] for question in ONCE}
-    assert await works.states() == states | {"q3": [ended, "committed"]}
+    assert await works.states() == COMMITTED | {"q3": [ended, "committed"]}
     usual = Counter(precheck_hold=QUESTIONS + 1, commit=QUESTIONS)
     assert await works.events() == usual + Counter({"cancel": 1} if ended == "cancelled" else {})
     await works.adds_up(settling=[ended].count("in_doubt"))
@@ -333,8 +332,7 @@ async def test_killed_around_a_doubt_there_is_one(works: Works, moment: str) -> 
     await works.finished()
     assert works.struck == "q3"
     assert works.seen == ONCE | {"q3": 2}
-    states = {question: ["committed"] for question in ONCE}
-    assert await works.states() == states | {"q3": ["in_doubt", "committed"]}
+    assert await works.states() == COMMITTED | {"q3": ["in_doubt", "committed"]}
     assert await works.facts() == {"dispatched": QUESTIONS + 1, "in_doubt": 1}
     await works.adds_up(settling=1)
 
@@ -360,7 +358,7 @@ async def test_a_reset_of_file_and_batch_pays_for_nothing_twice(
     (after,) = await plant.files_of(works.resources, works.batch)
     assert after.run_id != before.run_id, "no new thread, and the checkpoints would do"
     assert works.seen == ONCE | {works.struck: len(states)}
-    assert await works.states() == {question: ["committed"] for question in ONCE} | {works.struck: states}
+    assert await works.states() == COMMITTED | {works.struck: states}
     assert (await works.events())["commit"] == QUESTIONS
     spent = await works.adds_up(settling=states.count("in_doubt"))
     # once more, when all is done
@@ -377,11 +375,10 @@ async def test_a_zombie_that_is_too_late_has_its_reply_charged_and_changes_nothi
     await works.is_stopped(zombie)
     works.work()
     await works.finished()
-    states = {question: ["committed"] for question in ONCE}
-    assert await works.states() == states | {works.struck: ["in_doubt", "committed"]}
+    assert await works.states() == COMMITTED | {works.struck: ["in_doubt", "committed"]}
     spent = await works.adds_up(settling=1)
     zombie.send_signal(signal.SIGCONT)
-    settled = states | {works.struck: ["adjusted", "committed"]}
+    settled = COMMITTED | {works.struck: ["adjusted", "committed"]}
     await until(lambda: is_so(works, settled), "the late reply is settled")
     await works.end(zombie)
     assert works.seen == ONCE | {works.struck: 2}
@@ -402,8 +399,7 @@ async def test_a_zombie_that_is_first_has_its_reply_journaled_and_the_other_one_
     zombie.send_signal(signal.SIGCONT)
     await works.finished()
     assert works.seen == ONCE | {works.struck: 2}
-    states = {question: ["committed"] for question in ONCE}
-    assert await works.states() == states | {works.struck: ["committed", "adjusted"]}
+    assert await works.states() == COMMITTED | {works.struck: ["committed", "adjusted"]}
     assert await works.events() == {"precheck_hold": QUESTIONS + 1, "commit": QUESTIONS, "adjust": 1}
     begun = {_question(call["key"]) for call in works.calls if call["pid"] == zombie.pid}
     assert len(begun) == 3, "a superseded attempt has dispatched another call"
