@@ -42,7 +42,7 @@ TIMEOUT_SECONDS = 2.0
 USD_IN, USD_OUT = "0.40", "1.60"
 RATES = Rates("", {"tokens_in": 400_000_000, "tokens_out": 1_600_000_000})
 ONCE = dict.fromkeys((f"q{number + 1}" for number in range(QUESTIONS)), 1)
-COMMITTED = dict.fromkeys(ONCE, ["committed"])
+COMMITTED = {question: ["committed"] for question in ONCE}
 
 ROOT = Path(__file__).parents[2]
 
