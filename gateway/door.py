@@ -1,7 +1,8 @@
 """The door: each call to a model is held, dispatched, journaled and settled exactly once (L5, L6)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,8 +10,8 @@ from time import monotonic
 
 import structlog
 
-from domain.completion import CompletionReply, CompletionRequest, Fence
-from domain.errors import AssayError, ModelUnavailable
+from domain.completion import CompletionReply, CompletionRequest, Fence, Payer
+from domain.errors import AssayError, ModelUnavailable, Unavailable
 from domain.ledger import (
     CallKey,
     DoubtRule,
@@ -23,6 +24,7 @@ from domain.ledger import (
     Settlement,
     Timing,
     Underway,
+    chosen_mode,
     usage_document,
 )
 from domain.ports import Models, Prices
@@ -31,6 +33,8 @@ from gateway.tokens import TokenEstimates
 
 #: rounds of waiting for another attempt's call; each is as long as its reply may take
 MOST_WAITS = 20
+MODE_SECONDS = 60.0
+MODES_KEPT = 1_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Door:
         tokens: TokenEstimates,
         *,
         terms: Callable[[str], CallTerms],
-        mode: Mode = Mode.STRICT,
+        modes: Callable[[Payer], Awaitable[Sequence[Mode | None]]],
         wait_until: Callable[[datetime], Awaitable[None]] = sleep_until,
     ) -> None:
         self._upstreams = upstreams
@@ -100,7 +104,8 @@ class Door:
         self._prices = prices
         self._tokens = tokens
         self._terms = terms
-        self._mode = mode
+        self._modes = modes
+        self._known_modes: OrderedDict[Payer, tuple[Mode, float]] = OrderedDict()
         self._wait_until = wait_until
         self._attempts: dict[Fence, _Attempt] = {}
 
@@ -170,10 +175,20 @@ class Door:
             trace_id=request.trace_id,
             file_id=request.step.file_id,
             rates=rates,
-            mode=self._mode,
+            mode=await self._mode_of(request.payer),
             doubt_rule=terms.doubt_rule,
             reply_seconds=terms.wait_seconds,
         )
+
+    async def _mode_of(self, payer: Payer) -> Mode:
+        """The strictest mode that key, batch and tenant have set, at most a minute old."""
+        mode, read_at = self._known_modes.get(payer, (Mode.STRICT, float("-inf")))
+        if monotonic() - read_at > MODE_SECONDS:
+            mode = chosen_mode(*await self._modes(payer))
+            self._known_modes[payer] = (mode, monotonic())
+            if len(self._known_modes) > MODES_KEPT:
+                self._known_modes.popitem(last=False)
+        return mode
 
     async def _wait_for(self, underway: Underway, request: CompletionRequest) -> None:
         structlog.get_logger("assay.gateway").info(
@@ -222,7 +237,8 @@ class Door:
             timing=Timing(total_ms=round(seconds * 1000)),
         )
         entry = await self._ledger.settle(hold, settlement)
-        await self._tokens.learn(request, reply.usage.tokens_in)
+        with suppress(Unavailable):  # a figure that may be lost
+            await self._tokens.learn(request, reply.usage.tokens_in)
         return paid(entry)
 
 

@@ -44,6 +44,7 @@ SEARCH_ATTRIBUTES = {
     "AssayKind": "Keyword",
     "AssayStage": "Keyword",
     "AssayNeedsIntervention": "Bool",
+    "AssaySpentNanodollars": "Int",
 }
 # 30 days; the dev server's own default is one, too short to look into a failure
 RETENTION_SECONDS = 720 * 3600

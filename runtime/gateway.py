@@ -52,6 +52,7 @@ def door(resources: Resources, upstreams: Models) -> Door:
         PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
         TokenEstimates(PostgresTokenRatios(postgres)),
         terms=terms(resources.settings.models),
+        modes=resources.ledger.books.modes,
     )
 
 

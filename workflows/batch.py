@@ -36,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.states import BatchState
     from domain.timings import WINDOW_FILES, Timings
 
-from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, STAGE, TENANT
+from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, SPENT, STAGE, TENANT
 from workflows.grading import GradingInput, GradingResult, GradingWorkflow
 from workflows.options import (
     AWAIT_TIMEOUT,
@@ -161,9 +161,13 @@ class BatchWorkflow:
             percentage=counts.percentage,
             updated_at=self._updated_at.isoformat(),
             counts=counts,
-            spent_nanodollars=sum(report.spent_nanodollars for report in self._reports.values()),
+            spent_nanodollars=self._spent,
             pause=self._pause,
         )
+
+    @property
+    def _spent(self) -> int:
+        return sum(report.spent_nanodollars for report in self._reports.values())
 
     @workflow.query
     def state(self) -> str:
@@ -277,7 +281,7 @@ class BatchWorkflow:
 
     def _enter(self, stage: BatchState) -> None:
         self._stage = stage
-        workflow.upsert_search_attributes([STAGE.value_set(stage)])
+        workflow.upsert_search_attributes([STAGE.value_set(stage), SPENT.value_set(self._spent)])
         self._touch()
 
     def _touch(self) -> None:

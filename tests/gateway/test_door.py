@@ -13,7 +13,7 @@ from domain.completion import CompletionReply, CompletionRequest, Message, Payer
 from domain.errors import BudgetExhausted, ModelUnavailable, UnknownModel, UnpricedModel
 from domain.estimates import MIN_CALLS
 from domain.identity import LogicalStep
-from domain.ledger import Account, Scope
+from domain.ledger import Account, Mode, Scope
 from domain.money import Money
 from domain.prices import Unit, own_prices
 from gateway.catalogue import canonical_name, catalogue
@@ -60,6 +60,7 @@ class Lane:
             PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
             TokenEstimates(PostgresTokenRatios(postgres)),
             terms=lambda _: CallTerms(self.timeout_seconds, wait_seconds=0.3),
+            modes=self.resources.ledger.books.modes,
         )
 
     def request(self, **changes: object) -> CompletionRequest:
@@ -213,6 +214,16 @@ async def test_a_limit_refuses_by_the_worst_case_before_anything_is_sent(lane: L
     assert caught.value.scope == "batch"
     assert caught.value.missing_nanodollars > 0
     assert not lane.upstream.calls
+
+
+async def test_work_that_accepts_an_overrun_is_paid_for_once_too(lane: Lane) -> None:
+    account = Account("local", Scope.BATCH, lane.payer.batch_id)
+    await lane.resources.ledger.books.set_limit(account, Money(10**9), Mode.BEST_EFFORT)
+    first = await lane.door().complete(lane.request())
+    assert await lane.door().complete(lane.request()) == first
+    assert lane.upstream.calls.total() == 1
+    assert await lane.states() == ["committed"]
+    assert await lane.spent() == COST
 
 
 async def test_a_model_without_a_price_is_not_asked(lane: Lane) -> None:
