@@ -11,6 +11,8 @@ from api.errors import problems
 from api.money import format_usd
 from api.wire import MAX_NAME_LENGTH, BatchId, PlainText
 from domain.batch import MAX_FILES, Batch
+from domain.completion import PROVIDER_SEPARATOR
+from domain.errors import UnpricedModel
 from domain.estimates import BatchEstimate, CostRange, FileSize, estimate_batch, tokens_factor
 from domain.exam import Exam, read_exam
 from domain.prices import family_of
@@ -125,7 +127,13 @@ async def estimate_of(services: Services, batch: Batch) -> EstimateView:
 
 
 async def _estimated(services: Services, exam: Exam, files: list[FileSize], model: str) -> EstimateView:
-    prices = await services.prices.of_model(model)
+    try:
+        prices = await services.prices.of_model(model)
+    except UnpricedModel:
+        # a mistyped name is better told as one than as a model without a price
+        if PROVIDER_SEPARATOR not in model:
+            services.models.check(model)
+        raise
     factor = tokens_factor(await services.token_ratios.of_family(family_of(model)))
     return _view(estimate_batch(exam, files, model, prices, factor))
 

@@ -5,7 +5,6 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePath
 from typing import Any
 
 #: what a spreadsheet takes for the beginning of a formula, as are its full-width forms
@@ -55,7 +54,7 @@ def _headings(questions: Iterable[str], criteria: Iterable[str]) -> Iterator[str
 
 
 def _values(row: Mapping[str, Any], questions: Iterable[str], criteria: Iterable[str]) -> Iterator[Any]:
-    given = {**row, "student": PurePath(row["name"] or "").stem, "percent": _percent(row)}
+    given = {**row, "student": _without_suffix(row["name"] or ""), "percent": _percent(row)}
     yield from (given.get(each) for each in COLUMNS)
     points = row.get("questions") or {}
     yield from (points.get(each) for each in questions)
@@ -63,6 +62,12 @@ def _values(row: Mapping[str, Any], questions: Iterable[str], criteria: Iterable
     for each in criteria:
         mark = marks.get(each, {})
         yield from (mark.get("points"), mark.get("confidence"), mark.get("quote"))
+
+
+def _without_suffix(name: str) -> str:
+    """A file's name as a student's: an id may hold slashes, and dots."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and suffix.isalnum() else name
 
 
 def _percent(row: Mapping[str, Any]) -> float | None:

@@ -117,7 +117,7 @@ async def post_table(
     """What became of the rows."""
     batch_id = check_id("batch", batch_id)
     prompts = await _prompts(services, caller, batch_id)
-    stated = _mapping(map_)
+    stated = stated_columns(map_)
     body = await read_body(request, MAX_TABLE_BYTES, "max_table_bytes")
     # to a thread: a large table takes seconds, and other requests must not wait for them
     hand_in = await asyncio.to_thread(HandIn.read, body, prompts, student, stated, services.limits.max_files)
@@ -158,7 +158,7 @@ class HandIn:
         by = table.student_column(student)
         columns = table.answer_columns(prompts, stated)
         answer = StoredTable(
-            rows=len(table.rows),
+            rows=0,
             student_column=table.titles[by],
             columns={question_id: table.titles[place] for question_id, place in columns.items()},
             questions_without_column=[each for each in prompts if each not in columns],
@@ -170,6 +170,7 @@ class HandIn:
                 rows.append(_student_row(StudentRow(row.number, name, table.answers(row, columns))))
             except InvalidInput as error:
                 answer.refused.append(_refusal(row.number, name, error))
+        answer.rows = len(rows) + len(answer.refused)
         return cls(rows, answer)
 
 
@@ -192,7 +193,8 @@ async def _prompts(services: Services, caller: Caller, batch_id: str) -> dict[st
     return {question.id: question.prompt for question in exam.questions}
 
 
-def _mapping(pairs: Sequence[str]) -> dict[str, str]:
+def stated_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """The columns by question id that pairs such as `q1=COLUMN` state; raises `InvalidInput`."""
     mapping: dict[str, str] = {}
     for pair in pairs:
         question_id, equals, column = pair.partition("=")

@@ -166,7 +166,7 @@ class Book:
             row = self._account(account)
             limit = budget.daily_limit if account[1] is Scope.TENANT_DAY else row.limit
             if limit is not None and (total := row.held + row.spent + estimated) > limit:
-                raise _exhausted(account.scope, account.subject, limit, total - limit)
+                raise _exhausted(account.scope, account.subject, limit, total - limit, row.held)
 
     # --- what is decided ---
 
@@ -340,13 +340,14 @@ class Book:
             raise MissingAccount(account) from None
 
 
-def _exhausted(scope: Scope, subject: str, limit: int, missing: int) -> BudgetExhausted:
+def _exhausted(scope: Scope, subject: str, limit: int, missing: int, held: int = 0) -> BudgetExhausted:
     named = f"{scope} {subject}".strip()
     return BudgetExhausted(
         f"The limit of {named} is {Money(limit)} USD, and {Money(missing)} USD are missing for this call. "
         "Raise the limit, or wait until what is held has been settled.",
         scope=scope,
         missing_nanodollars=missing,
+        held_nanodollars=held,
     )
 
 

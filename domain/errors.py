@@ -193,16 +193,31 @@ class PromptTooLong(LimitExceeded):
 
 
 class BudgetExhausted(AssayError):
-    """A limit of money refuses a call: the scope's name, and what it lacks for the call's worst case."""
+    """A limit of money refuses a call: the scope's name, and what it lacks for the call's worst case.
+
+    `held_nanodollars` are set aside for calls under way: what of it they do not use will be free again.
+    """
 
     code = "budget_exhausted"
 
     def __init__(
-        self, message: str, *, field: str | None = None, scope: str = "", missing_nanodollars: int = 0
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        scope: str = "",
+        missing_nanodollars: int = 0,
+        held_nanodollars: int = 0,
     ) -> None:
         super().__init__(message, field=field)
         self.scope = scope
         self.missing_nanodollars = missing_nanodollars
+        self.held_nanodollars = held_nanodollars
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the call may fit once the calls under way are settled."""
+        return 0 < self.missing_nanodollars <= self.held_nanodollars
 
     def facts(self) -> dict[str, str | int]:
         """The scope and the amount, too."""

@@ -135,7 +135,7 @@ class Rates:
                 raise InvalidInput(f"{unit} is {count!r}, which is no number of units.", field=unit)
             if count and unit not in self.per_million:
                 prices = self.version or "(none)"
-                raise UnpricedModel(f"The prices {prices} have none for {unit}.", field=unit)
+                raise UnpricedModel(f"The prices {prices} have none for {unit}; state it with `assay prices set`.", field=unit)
             total += Fraction(count) * self.per_million.get(unit, 0)
         return Money(ceil(total / 1_000_000))
 

@@ -1,5 +1,6 @@
 """Prices: dated lists of what the units of a model cost; newer lists are added, none is changed (L11)."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ EMBEDDED_PROVIDER = "assay"
 ANY_MODEL = "*"
 #: own rows win over imported ones, whichever is newer
 OWN_SOURCE = "own"
+#: such as `local`, `openai:gpt-4o`, `ollama:qwen3:8b`, `campus:org/model`, `campus:*`
+_MODEL = re.compile(r"[^\s%]{1,200}")
 MAX_USD_PER_UNIT = Decimal(10_000)
 
 
@@ -86,6 +89,8 @@ def per_million(usd: Decimal, units: int) -> int:
 def own_prices(model: str, usd_by_unit: Iterable[tuple[Unit, str]]) -> PriceList:
     """A list of own prices for one model, from decimal dollars: a million tokens, one image, one second."""
     provider, bare = split_model(model)
+    if not _MODEL.fullmatch(model):
+        raise InvalidInput(f"model: {model!r} is no model's name; write one such as campus:qwen3.", field="model")
     prices = tuple(
         Price(provider, bare, unit, per_million(_dollars(unit, usd), _priced_units(unit)))
         for unit, usd in usd_by_unit

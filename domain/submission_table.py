@@ -23,6 +23,8 @@ STUDENT_COLUMNS = (
     "student name", "full name", "name",
 )  # fmt: skip
 
+#: what Moodle begins the last row of its exports with: the class's averages, and no student
+_FOOTERS = ("overall average", "gesamtdurchschnitt", "总平均分")
 _DELIMITERS = ",;\t"
 
 
@@ -93,18 +95,25 @@ class Table:
         )
 
     def student_column(self, title: str | None = None) -> int:
-        """The place of the column that names the student: the stated one, or one of a usual title."""
+        """The place of the column that names the student: the stated one, or one of a usual title.
+
+        A usual one that is empty in every row is passed over where another is filled.
+        """
         if title is not None:
             return self.column(title, "student")
         plain = [each.casefold() for each in self.titles]
-        for known in STUDENT_COLUMNS:
-            if plain.count(known) == 1:
-                return plain.index(known)
+        usual = [plain.index(known) for known in STUDENT_COLUMNS if plain.count(known) == 1]
+        if usual:
+            return next(filter(self._is_filled, usual), usual[0])
         raise InvalidInput(
             "student: no column is known to name the student; state it as student=COLUMN. "
             f"The columns are {self._listed()}.",
             field="student",
         )
+
+    def _is_filled(self, place: int) -> bool:
+        # a footer's "Overall average" names nobody
+        return any(_cell(row, place) and not _is_footer(row, place) for row in self.rows)
 
     def answer_columns(
         self, prompts: Mapping[str, str], stated: Mapping[str, str] | None = None
@@ -145,10 +154,15 @@ class Table:
         return {question_id: place for question_id, (_, place) in best.items()}
 
     def students(self, column: int) -> Iterator[tuple[Row, str]]:
-        """Each row with its student; `InvalidInput` names both rows of a student who is there twice."""
+        """Each row with its student, without a footer of averages.
+
+        `InvalidInput` names both rows of a student who is there twice.
+        """
         seen: dict[str, int] = {}
         for row in self.rows:
-            student = row.cells[column].strip() if column < len(row.cells) else ""
+            if _is_footer(row, column):
+                continue
+            student = _cell(row, column)
             if student and student in seen:
                 raise InvalidInput(
                     f"Rows {seen[student]} and {row.number} are of the same student; keep one of them, "
@@ -166,10 +180,7 @@ class Table:
                 "around answers that hold a delimiter.",
                 field="body",
             )
-        answers = {
-            each: row.cells[place].strip() if place < len(row.cells) else ""
-            for each, place in columns.items()
-        }
+        answers = {each: _cell(row, place) for each, place in columns.items()}
         if any(map(NO_CHARACTER.search, answers.values())):
             raise UnreadableSubmission("The row holds half a character, which is no text.", field="body")
         return answers
@@ -193,6 +204,16 @@ class Table:
 
 #: columns that a message lists
 _SHOWN = 50
+
+
+def _cell(row: Row, place: int) -> str:
+    return row.cells[place].strip() if place < len(row.cells) else ""
+
+
+def _is_footer(row: Row, column: int) -> bool:
+    """Whether the row holds averages: it says so first, and no other cell of it names a student."""
+    first = next(filter(None, map(str.strip, row.cells)), "")
+    return first.casefold() in _FOOTERS and _cell(row, column) in ("", first)
 
 
 def _plain(text: str) -> str:

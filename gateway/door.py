@@ -11,7 +11,7 @@ from time import monotonic
 import structlog
 
 from domain.completion import CompletionReply, CompletionRequest, Fence, Payer
-from domain.errors import AssayError, ModelUnavailable, Unavailable
+from domain.errors import AssayError, BudgetExhausted, ModelUnavailable, Unavailable
 from domain.ledger import (
     CallKey,
     DoubtRule,
@@ -32,7 +32,9 @@ from domain.prices import split_model
 from gateway.tokens import TokenEstimates
 
 #: rounds of waiting for another attempt's call; each is as long as its reply may take
-MOST_WAITS = 20
+MOST_WAITS = 60
+#: between two looks at a limit that calls under way have filled
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
 MODE_SECONDS = 60.0
 MODES_KEPT = 1_000
 
@@ -83,6 +85,25 @@ class _Attempt:
         """Start nothing new, and wait for what is under way."""
         self.failure = self.failure or error
         await self._settled.wait()
+
+
+class _Room:
+    """Waits, ever longer and not for ever, for the calls under way to give back what they do not use."""
+
+    def __init__(self, most_seconds: float) -> None:
+        self._left = most_seconds
+        self._next = FIRST_WAIT_SECONDS
+
+    @property
+    def patient(self) -> bool:
+        """Whether waiting once more is worth it."""
+        return self._left > 0
+
+    async def wait(self) -> None:
+        """Wait once more."""
+        await asyncio.sleep(min(self._next, self._left))
+        self._left -= self._next
+        self._next = min(2 * self._next, LONGEST_WAIT_SECONDS)
 
 
 class Door:
@@ -137,15 +158,31 @@ class Door:
 
     async def _reply(self, request: CompletionRequest, attempt: _Attempt) -> CompletionReply:
         call = await self._priced(request)
+        room = _Room(self._terms(request.model).wait_seconds)
         for _ in range(MOST_WAITS):
             with attempt.under_way():
-                began = await self._begin(call, request.fence)
+                began = await self._begin_if_it_fits(call, request.fence, room)
                 if isinstance(began, Replayed):
                     return paid(began.entry)
                 if isinstance(began, Hold):
                     return await self._ask(began, request)
-            await self._wait_for(began, request)
+            if began is None:
+                await room.wait()
+            else:
+                await self._wait_for(began, request)
         raise ModelUnavailable(f"{request.key}: other attempts are at this call again and again.")
+
+    async def _begin_if_it_fits(
+        self, call: LedgerCall, fence: Fence | None, room: "_Room"
+    ) -> Hold | Replayed | Underway | None:
+        """As the ledger begins it; `None` while the limit may have room once calls under way are settled."""
+        try:
+            return await self._begin(call, fence)
+        except BudgetExhausted as refusal:
+            # a hold is the worst case, several times the cost: ten at once may be refused what one may have
+            if refusal.may_pass and room.patient:
+                return None
+            raise
 
     async def _begin(self, call: LedgerCall, fence: Fence | None) -> Hold | Replayed | Underway:
         beginning = asyncio.ensure_future(self._ledger.begin(call, dispatch=True, fence=fence))

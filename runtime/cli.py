@@ -107,15 +107,17 @@ def _mistakes(error: Exception) -> list[str]:
 
 
 def _code_of(error: Exception) -> int:
-    from domain.errors import InvalidInput, Unavailable
+    from domain.errors import InvalidInput, LimitExceeded, ModelRefused, Unavailable, UnknownModel
     from runtime.client import ApiUnreachable, RequestRefused
     from runtime.embedded import StackError
+    from runtime.resources import MissingAddress
 
     if isinstance(error, RequestRefused):
         return UNAVAILABLE if error.status >= 500 else BAD_INPUT
-    if isinstance(error, (Unavailable, ApiUnreachable, StackError)):
+    if isinstance(error, (Unavailable, ApiUnreachable, MissingAddress, StackError)):
         return UNAVAILABLE
-    return BAD_INPUT if isinstance(error, InvalidInput) else FAILED
+    wrong = (InvalidInput, LimitExceeded, ModelRefused, UnknownModel)
+    return BAD_INPUT if isinstance(error, wrong) else FAILED
 
 
 def _leave(code: int) -> None:

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from domain.money import NANODOLLARS
 from domain.prices import EMBEDDED_PROVIDER, Unit, own_prices
 from runtime.settings import Settings
 
+BAD_INPUT = 2
 MOST_SHOWN = 500
 _MILLION = 1_000_000
 
@@ -67,7 +69,8 @@ def set_(
     }
     prices = own_prices(model, [(unit, usd) for unit, usd in stated.items() if usd is not None])
     asyncio.run(_add(prices))
-    Console(highlight=False).print(f"{model}: {len(prices.prices)} own prices.")
+    shown = ", ".join(f"{unit} {usd} USD" for unit, usd in stated.items() if usd is not None)
+    Console(highlight=False).print(f"{escape(model)}: {shown}; for calls from a minute from now on.")
 
 
 @price_commands.command()
@@ -85,6 +88,13 @@ def show(
     if json_:
         sys.stdout.write(json.dumps([_document(row) for row in rows], indent=2) + "\n")
         return
+    if not rows:
+        # a bare name is looked for as part of one
+        Console(highlight=False).print(
+            f"No price fits {escape(pattern)}. Write % for what may stand around it: '%{escape(pattern)}%'; "
+            "`assay prices import` adds the public catalogue."
+        )
+        raise typer.Exit(BAD_INPUT)
     table = Table("model", "unit", Column("USD", justify="right"), "above tokens", "list", box=None)
     for row in rows:
         shown = _document(row)

@@ -1,7 +1,7 @@
 """Marks by the fitted model; the student's text is only ever compared, never followed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -105,10 +105,22 @@ class Sight:
 
 def mark_answer(question: Question, answer: str) -> list[Mark]:
     """One mark a criterion, in the rubric's order."""
-    return [
+    marks = [
         grader.mark(sight)
         for grader, sight in zip(_graders(question), see(question, answer, shipped()), strict=True)
     ]
+    if _letters(answer) == _letters(question.reference):
+        # whatever the words of single criteria say: this is the answer that was asked for
+        return [
+            replace(mark, share=1.0, estimate=1.0, confidence=_MOST_CONFIDENCE, missed=(), turned=False)
+            for mark in marks
+        ]
+    return marks
+
+
+def _letters(text: str) -> str:
+    """The text without spaces, punctuation and letter case."""
+    return "".join(each for each in text.casefold() if each.isalnum())
 
 
 def see(question: Question, answer: str, parameters: Parameters) -> list[Sight]:

@@ -163,8 +163,9 @@ def test_another_choice_may_be_accepted(answer, correct):
 @pytest.mark.parametrize(
     ("answer", "correct"),
     [
-        ("应该是阿基米德原理", True), ("阿基米德原理。", True), ("答：阿基米德原理", True), ("不是阿基米德原理", False),
-        ("阿基米德原理或帕斯卡定律", False), ("阿基米德", False), ("我觉得老师讲的这一个定律好像就叫阿基米德原理", False),
+        ("应该是阿基米德原理", True), ("阿基米德原理。", True), ("答：阿基米德原理", True),
+        ("不是阿基米德原理", False), ("阿基米德原理或帕斯卡定律", False), ("阿基米德", False),
+        ("我觉得老师讲的这一个定律好像就叫阿基米德原理", False),
     ],
 )  # fmt: skip
 def test_a_chinese_answer_needs_no_spaces_around_it(answer: str, correct: bool) -> None:

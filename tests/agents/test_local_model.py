@@ -4,15 +4,18 @@ import asyncio
 import statistics
 import time
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from agents.grading.closed import grade_closed
 from agents.grading.replies import read_reply
+from agents.local.marking import mark_answer
 from agents.local.model import LocalModel, answer_request
 from domain.completion import CompletionRequest
 from domain.exam import Criterion, Exam, Question, QuestionType
+from domain.exam_document import read_document
 from domain.identity import LogicalStep
 from runtime.demo.classes import read_class, student_of
 from runtime.demo.reading import read_class_answers
@@ -187,3 +190,12 @@ def test_marks_go_with_those_given_by_hand(capsys):
 
 def closed_points(question: Question, answer: str) -> float:
     return grade_closed(question, answer).points if answer else 0
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_reference_itself_earns_everything_with_certainty(language: str) -> None:
+    starter = (files("runtime.starter") / f"{language}.yaml").read_bytes()
+    for question in read_document(starter, "yaml").exam().questions:
+        if not question.type.closed:
+            for mark in mark_answer(question, f"  {question.reference.upper()} "):
+                assert (mark.share, mark.confidence >= 0.9) == (1.0, True), question.id

@@ -35,6 +35,11 @@ async def test_a_model_without_a_price_is_told_with_the_way_out(api: httpx.Async
     assert "assay prices set campus:qwen3" in answer.json()["detail"]
 
 
+async def test_a_mistyped_name_is_told_as_one(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/v1/estimates", json={"exam": EXAM, "model": "locl", "files": FILES})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_model")
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

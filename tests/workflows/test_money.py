@@ -68,16 +68,21 @@ async def test_what_a_batch_cost_is_what_its_calls_cost_everywhere(resources: Re
 
 
 async def test_a_batch_that_runs_out_of_money_pauses_and_ends_exactly(resources: Resources) -> None:
-    batch = await priced_class(resources, 8, limit=6_000_000, max_concurrent=2)
+    batch = await priced_class(resources, 8, limit=1, max_concurrent=4)
     model = plant.WatchedModel(Script())
     async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
         await plant.start(resources, batch)
         await is_paused(resources, batch)
+        refused = (await services(resources).batches.progress(batch.id)).pause
+        assert refused is not None
+        assert refused.scope == "batch"
+        # room for the worst case of one call: the others wait until it is settled, and are refused then
+        one_call = refused.missing_nanodollars + 1
+        await raise_limit(resources, batch, one_call)
+        await is_paused(resources, batch, pauses=2)
         paused = await services(resources).batches.progress(batch.id)
-        assert paused.pause is not None
-        assert paused.pause.scope == "batch"
-        assert paused.pause.missing_nanodollars > 0
-        assert paused.spent_nanodollars <= 6_000_000
+        assert paused.counts.completed == 1
+        assert 0 < paused.spent_nanodollars <= one_call
         await raise_limit(resources, batch, 1_000_000_000)
         (ended,) = await plant.all_ended(resources, batch)
     assert ended.state is BatchState.COMPLETED
@@ -87,3 +92,24 @@ async def test_a_batch_that_runs_out_of_money_pauses_and_ends_exactly(resources:
     spent = sum(row["cost_actual_nanodollars"] for row in commits)
     assert (await services(resources).batches.progress(batch.id)).spent_nanodollars == spent
     assert (await resources.ledger.books.verify())[1] == []
+
+
+async def test_a_limit_that_is_enough_for_all_but_not_at_once_pauses_nothing(resources: Resources) -> None:
+    batch = await priced_class(resources, 8, limit=1, max_concurrent=4)
+    async with plant.running(
+        plant.orchestration(resources), plant.cognition(resources, plant.WatchedModel(Script()))
+    ):
+        await plant.start(resources, batch)
+        await is_paused(resources, batch)
+        refused = (await services(resources).batches.progress(batch.id)).pause
+        assert refused is not None
+        # the worst case of two calls: what eight cost is far less
+        await raise_limit(resources, batch, 2 * (refused.missing_nanodollars + 1))
+        (ended,) = await plant.all_ended(resources, batch)
+    assert ended.state is BatchState.COMPLETED
+    rows = await resources.postgres.rows(
+        "SELECT data FROM progress_events "
+        "WHERE batch_id = %s AND file_id IS NULL AND data ->> 'to' = 'paused'",
+        [batch.id],
+    )
+    assert len(rows) == 1, "the first pause alone"

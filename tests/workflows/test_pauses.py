@@ -52,7 +52,7 @@ async def state_of(resources: Resources, batch: Batch) -> BatchState:
     return (await services(resources).batches.read("local", batch.id)).state
 
 
-async def is_paused(resources: Resources, batch: Batch) -> Counts:
+async def is_paused(resources: Resources, batch: Batch, pauses: int | None = None) -> Counts:
     """Wait until the batch is paused, nothing runs in it, and Postgres and Temporal say the same."""
     stored = told = None
     for _ in range(600):
@@ -60,6 +60,7 @@ async def is_paused(resources: Resources, batch: Batch) -> Counts:
         told = await plant.handle_of(resources, batch).query(BatchWorkflow.progress)
         if (
             stored.stage == told.stage == BatchState.PAUSED
+            and pauses in (None, stored.pause.resumptions + 1)
             and stored.counts.running == 0
             and stored.counts == told.counts
         ):
