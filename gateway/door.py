@@ -37,6 +37,8 @@ MOST_WAITS = 60
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
 MODE_SECONDS = 60.0
 MODES_KEPT = 1_000
+#: few: each keeps its stack alive, and its attempt's other calls come at once
+FAILURES_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class _Attempt:
     doubts, and made again. So a failure waits for their replies, and nothing new starts meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failure: AssayError | None) -> None:
         self.callers = 0
-        self.failure: AssayError | None = None
+        self.failure = failure
         self._under_way = 0
         self._settled = asyncio.Event()
         self._settled.set()
@@ -129,6 +131,7 @@ class Door:
         self._known_modes: OrderedDict[Payer, tuple[Mode, float]] = OrderedDict()
         self._wait_until = wait_until
         self._attempts: dict[Fence, _Attempt] = {}
+        self._failures: OrderedDict[Fence, AssayError] = OrderedDict()
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
         """The reply, paid for once; raises `BudgetExhausted`, `UnpricedModel` and what upstreams raise.
@@ -145,9 +148,9 @@ class Door:
     @contextmanager
     def _attempt_of(self, fence: Fence | None) -> Iterator[_Attempt]:
         if fence is None:
-            yield _Attempt()
+            yield _Attempt(None)
             return
-        attempt = self._attempts.setdefault(fence, _Attempt())
+        attempt = self._attempts.setdefault(fence, _Attempt(self._failures.get(fence)))
         attempt.callers += 1
         try:
             yield attempt
@@ -155,6 +158,14 @@ class Door:
             attempt.callers -= 1
             if not attempt.callers:
                 del self._attempts[fence]
+                self._remember(fence, attempt.failure)
+
+    def _remember(self, fence: Fence, failure: AssayError | None) -> None:
+        # its calls that wait for a slot come when the failed one has gone
+        if failure is not None:
+            self._failures[fence] = failure
+            if len(self._failures) > FAILURES_KEPT:
+                self._failures.popitem(last=False)
 
     async def _reply(self, request: CompletionRequest, attempt: _Attempt) -> CompletionReply:
         call = await self._priced(request)

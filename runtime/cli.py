@@ -376,6 +376,14 @@ def _log_settings(settings: Settings) -> None:
 # --- the work -----------------------------------------------------------------------------------------
 
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Follow the batch until it has ended.")]
+StudentColumn = Annotated[
+    str | None,
+    typer.Option("--student", metavar="COLUMN", help="The column of a .csv that names the student."),
+]
+QuestionColumns = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="QUESTION=COLUMN", help="Where a .csv has a question's answers."),
+]
 
 
 @app.command()
@@ -394,22 +402,24 @@ def grade(
     limit_usd: Annotated[
         str | None, typer.Option("--limit", metavar="USD", help="The most that it may cost, such as 2.50.")
     ] = None,
-    student: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column of a .csv that names the student.")
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="QUESTION=COLUMN", help="Where a .csv has a question's answers."),
-    ] = None,
+    student: StudentColumn = None,
+    map_: QuestionColumns = None,
 ) -> None:
     """Grade submissions against an exam. A .csv is a table with a row a student.
 
     Example: assay grade exam.yaml answers/*.docx class.csv --map q1="Response 1" --watch
     """
     from runtime.grading import grade as grade_files
-    from runtime.grading import show_report
-    from runtime.handing_in import TableColumns
+    from runtime.grading import show_report, show_tables
+    from runtime.handing_in import Submissions, TableColumns
     from runtime.watching import watch_batch
+
+    _check_limit(limit_usd)
+    tables: list[dict[str, Any]] = []
+
+    def tell(submissions: Submissions) -> None:
+        show_tables(submissions, err)
+        tables.extend(each.mapping for each in submissions.tables)
 
     with _client() as client:
         refused: list[str] = []
@@ -423,20 +433,33 @@ def grade(
             name=name,
             limit_usd=limit_usd,
             columns=TableColumns(student, map_ or ()),
+            on_read=tell,
             on_refused=refused.append,
         )
+        read = {"tables": tables} if tables else {}
         for line in refused:
             err.print(f"[red]Not handed in[/red] {escape(line)}", soft_wrap=True)
         if not watch_:
-            _print_json({"batch_id": batch_id}) if json_ else out.print(
+            _print_json({"batch_id": batch_id, **read}) if json_ else out.print(
                 f"Batch {batch_id} is running. Follow it with: assay watch {batch_id}"
             )
             raise typer.Exit(PARTIAL if refused else OK)
         state = watch_batch(client, batch_id, console=err)
         report = client.report(batch_id)
-    _print_json(report) if json_ else show_report(report, out)
+    _print_json({**report, **read}) if json_ else show_report(report, out)
     code = _exit_code(state)
     raise typer.Exit(PARTIAL if refused and code == OK else code)
+
+
+def _check_limit(usd: str | None) -> None:
+    """Raise `InvalidInput` for what is no amount."""
+    from domain.errors import InvalidInput
+    from domain.money import parse_usd
+
+    try:
+        parse_usd("0" if usd is None else usd)
+    except ValueError as error:
+        raise InvalidInput(f"--limit: {error}.", field="limit") from error
 
 
 @app.command()
@@ -530,17 +553,25 @@ def estimate(
     ],
     model: Annotated[str, typer.Option(help="Which model grades open questions.")] = "local",
     json_: Json = False,
+    student: StudentColumn = None,
+    map_: QuestionColumns = None,
 ) -> None:
     """Say what grading would cost: as usual, and at the very most. Nothing is handed in.
 
-    Example: assay estimate exam.yaml answers/*.txt --model openai:gpt-4o-mini
+    Example: assay estimate exam.yaml class.csv answers/*.txt --model openai:gpt-4o-mini
     """
     from runtime.grading import estimate as estimate_cost
     from runtime.grading import show_estimate
+    from runtime.handing_in import TableColumns
 
+    refused: list[str] = []
     with _client() as client:
-        estimated = estimate_cost(client, exam, files, model)
+        columns = TableColumns(student, map_ or ())
+        estimated = estimate_cost(client, exam, files, model, columns, refused.append)
+    for line in refused:
+        err.print(f"[red]Not counted[/red] {escape(line)}", soft_wrap=True)
     _print_json(estimated) if json_ else show_estimate(estimated, out)
+    raise typer.Exit(PARTIAL if refused else OK)
 
 
 @app.command()
@@ -593,9 +624,13 @@ def cancel(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The ba
 
     Example: assay cancel 0197c1de-…
     """
+    from domain.states import BATCH_MACHINE
+
     with _client() as client:
         answer = client.post(f"/v1/batches/{batch_id}/cancel")
-    out.print(f"{answer['batch_id']}: {answer['status']}")
+    # the workflow of a running or paused batch ends it in a moment
+    over = answer["status"] in BATCH_MACHINE.final
+    out.print(f"{answer['batch_id']}: {answer['status'] if over else 'cancelling'}")
 
 
 @app.command()
@@ -607,8 +642,10 @@ def limit(
 
     Example: assay limit 0197c1de-… 12.50
     """
+    stated = None if usd == "none" else usd
+    _check_limit(stated)
     with _client() as client:
-        answer = client.post(f"/v1/batches/{batch_id}/limit", {"limit_usd": None if usd == "none" else usd})
+        answer = client.post(f"/v1/batches/{batch_id}/limit", {"limit_usd": stated})
     shown = "no limit" if answer["limit_usd"] is None else f"at most ${answer['limit_usd']}"
     out.print(f"{answer['batch_id']}: {answer['status']}, {shown}")
 

@@ -9,9 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from domain.errors import AssayError, InvalidInput
+from domain.exam import Exam
 from domain.states import FileState, StateMachine
 from runtime.client import ApiClient
-from runtime.handing_in import TableColumns, hand_in, refuse_repeated_names
+from runtime.handing_in import (
+    Submissions,
+    TableColumns,
+    hand_in,
+    is_table,
+    read_submissions,
+    refuse_bad_names,
+)
 
 _USUAL_COLUMNS = TableColumns()
 _SCORES = ("mean", "median", "lowest", "highest")
@@ -20,7 +29,7 @@ _HARDEST_SHOWN = 5
 _DESCRIPTION_WIDTH = 70
 
 
-def _ignore(line: str) -> None:
+def _ignore(_: object) -> None:
     """Nobody wants to hear it."""
 
 
@@ -35,34 +44,102 @@ def grade(
     name: str,
     limit_usd: str | None = None,
     columns: TableColumns = _USUAL_COLUMNS,
+    on_read: Callable[[Submissions], None] = _ignore,
     on_refused: Callable[[str], None] = _ignore,
 ) -> str:
     """Hand in the exam and the files, and start the batch; answers its id.
 
-    `.csv` files are tables, a row a student; `on_refused` hears of each row that could not be handed in.
+    `.csv` files are tables, a row a student; `on_read` hears how they were read, before anything is handed
+    in, and `on_refused` of each row that could not be. A batch that cannot be handed in whole is cancelled.
     """
-    refuse_repeated_names(files)
+    refuse_bad_names(files)
     exam_id = client.create_exam(exam)["id"]
+    # the API has said what is wrong with the exam; only tables need its questions here
+    prompts = _prompts(_read_exam(exam)) if any(map(is_table, files)) else {}
+    submissions = read_submissions(files, prompts, columns)
+    on_read(submissions)
     opening = {"kind": "grading", "exam_id": exam_id, "model": model, "max_concurrent": max_concurrent}
     opening |= {"name": name, "limit_usd": limit_usd}
     batch_id: str = client.post("/v1/batches", opening)["batch_id"]
-    for line in hand_in(client, batch_id, files, columns, console):
+    try:
+        refused = hand_in(client, batch_id, submissions, console)
+        client.post(f"/v1/batches/{batch_id}/complete")
+    except BaseException:
+        _abandon(client, batch_id, console)
+        raise
+    for line in refused:
         on_refused(line)
-    client.post(f"/v1/batches/{batch_id}/complete")
     return batch_id
 
 
-def estimate(client: ApiClient, exam: Path, files: Sequence[Path], model: str) -> dict[str, Any]:
-    """What grading these files would cost, as the API says it."""
+def _abandon(client: ApiClient, batch_id: str, console: Console) -> None:
+    """Cancel the batch, or say how: nobody else knows of it."""
+    try:
+        client.post(f"/v1/batches/{batch_id}/cancel")
+    except AssayError:
+        console.print(
+            f"Batch {batch_id} is left over. Cancel it with: assay cancel {batch_id}", soft_wrap=True
+        )
+
+
+def _read_exam(path: Path) -> Exam:
+    from runtime.exam_commands import read_file
+
+    return read_file(path).exam()
+
+
+def _prompts(exam: Exam) -> dict[str, str]:
+    return {question.id: question.prompt for question in exam.questions}
+
+
+def show_tables(submissions: Submissions, console: Console) -> None:
+    """Which column of each table is read as what, and which questions have none."""
+    for table in submissions.tables:
+        mapping = table.mapping
+        pairs = ", ".join(f"{question} from {column!r}" for question, column in mapping["columns"].items())
+        rows = _counted(mapping["rows"], "student")
+        said = f"{table.path}: {rows}, named by column {mapping['student_column']!r}; {pairs}."
+        console.print(said, soft_wrap=True, markup=False)
+        if missing := mapping["questions_without_column"]:
+            console.print(
+                f"[yellow]Warning[/yellow] {escape(str(table.path))} has no column for "
+                f"{escape(', '.join(missing))}: every student gets 0 points there. "
+                f"If it has one, say which: --map {escape(missing[0])}=COLUMN",
+                soft_wrap=True,
+            )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def estimate(
+    client: ApiClient,
+    exam: Path,
+    files: Sequence[Path],
+    model: str,
+    columns: TableColumns = _USUAL_COLUMNS,
+    on_refused: Callable[[str], None] = _ignore,
+) -> dict[str, Any]:
+    """What grading these files would cost, as the API says it; a table counts as its students.
+
+    `on_refused` hears of the rows, and of the tables, that could not be handed in and are not counted.
+    """
     from runtime.exam_commands import read_file
 
     document = read_file(exam)
     # the mistakes, before anything is asked
-    document.exam()
-    sizes = [{"name": path.name, "size_bytes": path.stat().st_size} for path in files]
-    estimated: dict[str, Any] = client.post(
-        "/v1/estimates", {"exam": document.value, "model": model, "files": sizes}
-    )
+    prompts = _prompts(document.exam())
+    unreadable: list[InvalidInput] = []
+    submissions = read_submissions(files, prompts, columns, unreadable.append)
+    if unreadable and not submissions.sizes:
+        raise unreadable[0]
+    for error in unreadable:
+        on_refused(error.message)
+    for line in (line for table in submissions.tables for line in table.refused):
+        on_refused(line)
+    asked = {"exam": document.value, "model": model, "files": submissions.sizes}
+    estimated: dict[str, Any] = client.post("/v1/estimates", asked)
     return estimated
 
 
@@ -73,7 +150,7 @@ def show_estimate(estimated: Mapping[str, Any], console: Console) -> None:
         costs = estimated[key]
         amounts = (f"{costs[each]:,}" for each in ("calls", "tokens_in", "tokens_out"))
         table.add_row(name, *amounts, costs["cost_est_usd"])
-    console.print(f"{estimated['files']} files by {escape(estimated['model'])}")
+    console.print(f"{_counted(estimated['files'], 'file')} by {escape(estimated['model'])}")
     console.print(table)
     console.print(
         "At most: every reply as long as may be, and asked for again. A batch's limit is its own ceiling.",
@@ -143,7 +220,10 @@ def _number(name: str) -> Column:
 
 
 def _show_submissions(submissions: Sequence[Mapping[str, Any]], console: Console, rows: int | None) -> None:
-    table = Table(Column("submission", no_wrap=True), "state", _number("score"), "look at", box=None)
+    # one long name must not take the other columns' place
+    name = Column("submission", overflow="fold", max_width=max(console.width // 2, 1))
+    state, points = Column("state", no_wrap=True), Column("score", justify="right", no_wrap=True)
+    table = Table(name, state, points, "look at", box=None)
     # what has failed comes first: it must not be among the rows that are left out
     for each in sorted(submissions, key=lambda each: each["state"] == FileState.COMPLETED)[:rows]:
         score = "" if each["score"] is None else f"{each['score']:g} of {each['max_score']:g}"

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from domain.money import Money
+from domain.money import Money, parse_usd
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 from runtime.client import ApiClient
 
@@ -28,12 +28,17 @@ def watch_batch(
 ) -> str:
     """Show the batch's progress until it has ended; answers its final state."""
     tally = Tally()
+    said: str | None = None
     with _bar(console) as bar:
         task = bar.add_task("pending", total=None, tally=tally)
         for kind, event in client.events(batch_id):
             tally.hear(kind, event)
             if tally.paused_by(kind, event):
-                bar.console.print(how_to_go_on(batch_id, event))
+                way_out = how_to_go_on(batch_id, event)
+                # the snapshot of a new connection tells of a pause that was told
+                if kind != "snapshot" or way_out != said:
+                    bar.console.print(way_out, soft_wrap=True)
+                said = way_out
             if on_event is not None:
                 on_event(kind, event)
             bar.update(task, description=tally.stage, completed=tally.finished, total=tally.total or None)
@@ -43,10 +48,15 @@ def watch_batch(
 
 
 def how_to_go_on(batch_id: str, event: Mapping[str, Any]) -> str:
-    """What refuses, by how much, and the way out."""
-    missing = event.get("missing_nanodollars", 0)
+    """What refuses, by how much, and the way out; from the event of the pause, or a snapshot during it."""
+    pause = event.get("pause") or event
+    missing = (
+        parse_usd(pause["missing_usd"]) if "missing_usd" in pause else pause.get("missing_nanodollars", 0)
+    )
     short = f", ${Money(missing).usd} short for the next call" if missing else ""
-    return f"Paused: the limit of the {event['scope']} refuses{short}. Raise it: assay limit {batch_id} USD"
+    # a snapshot may be read just before its pause has a scope
+    scope = f"the limit of the {pause['scope']}" if "scope" in pause else "a limit"
+    return f"Paused: {scope} refuses{short}. Raise it: assay limit {batch_id} USD"
 
 
 class Tally:
@@ -102,7 +112,9 @@ class Tally:
 
     @staticmethod
     def paused_by(kind: str, event: Mapping[str, Any]) -> bool:
-        """Whether this is the event of the batch's pause."""
+        """Whether this is the event of the batch's pause, or a snapshot during it."""
+        if kind == "snapshot":
+            return bool(event["stage"] == BatchState.PAUSED)
         return kind == "StatusChanged" and event["machine"] == "batch" and event["to"] == BatchState.PAUSED
 
     def correct(self, progress: dict[str, Any]) -> None:
@@ -134,7 +146,7 @@ class _TallyColumn(ProgressColumn):
 
 
 def _files(tally: Tally) -> str:
-    return f"{tally.finished}/{tally.total} files"
+    return f"{tally.finished}/{tally.total} file{'s' * (tally.total != 1)}"
 
 
 def _counts(tally: Tally) -> str:

@@ -131,6 +131,16 @@ async def test_a_row_that_cannot_be_stored_is_listed_and_the_others_are_stored(
     assert await stored(api, batch_id) == ["last.json", "li.json", "wu.json"]
 
 
+async def test_an_export_of_moodle_is_taken_as_it_is(api: httpx.AsyncClient, batch_id: str) -> None:
+    content = "Last name,ID number,Email address,Response 1\nLi,,li@example.org,443\nOverall average,,,1\n"
+
+    document = (await hand_in(api, batch_id, content)).json()
+
+    assert (document["student_column"], document["refused"]) == ("Email address", [])
+    assert (document["rows"], document["created"]) == (1, 1)
+    assert await stored(api, batch_id) == ["li@example.org.json"]
+
+
 async def test_a_frozen_batch_takes_no_table(api: httpx.AsyncClient, batch_id: str) -> None:
     await hand_in(api, batch_id, TABLE)
     await api.post(f"/v1/batches/{batch_id}/complete")

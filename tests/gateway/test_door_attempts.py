@@ -103,8 +103,10 @@ async def test_after_a_failure_nothing_new_starts_in_its_attempt(attempt: Attemp
     assert [type(each) for each in outcomes] == [ModelUnavailable] * 2
     assert (await slow).text
     assert attempt.upstream.begun.total() == 2
-    # what comes later is another visit
-    assert (await attempt.call("another")).text
+    # one that has waited for its turn all the while
+    with pytest.raises(ModelUnavailable):
+        await attempt.call("another")
+    assert attempt.upstream.begun.total() == 2
 
 
 async def test_other_attempts_are_not_held_up(attempt: Attempt) -> None:
