@@ -134,8 +134,8 @@ class Rates:
             if not isinstance(count, (int, Decimal)) or isinstance(count, bool) or count < 0:
                 raise InvalidInput(f"{unit} is {count!r}, which is no number of units.", field=unit)
             if count and unit not in self.per_million:
-                prices = self.version or "(none)"
-                raise UnpricedModel(f"The prices {prices} have none for {unit}; state it with `assay prices set`.", field=unit)
+                message = f"Price list {self.version or '(none)'} has no price for {unit}."
+                raise UnpricedModel(f"{message} State it with `assay prices set`.", field=unit)
             total += Fraction(count) * self.per_million.get(unit, 0)
         return Money(ceil(total / 1_000_000))
 

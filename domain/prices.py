@@ -90,7 +90,7 @@ def own_prices(model: str, usd_by_unit: Iterable[tuple[Unit, str]]) -> PriceList
     """A list of own prices for one model, from decimal dollars: a million tokens, one image, one second."""
     provider, bare = split_model(model)
     if not _MODEL.fullmatch(model):
-        raise InvalidInput(f"model: {model!r} is no model's name; write one such as campus:qwen3.", field="model")
+        raise InvalidInput(f"model: {model!r} is no name of a model; write one such as local.", field="model")
     prices = tuple(
         Price(provider, bare, unit, per_million(_dollars(unit, usd), _priced_units(unit)))
         for unit, usd in usd_by_unit
