@@ -29,6 +29,7 @@ from tests.workflows.plant import (
     start,
     with_worker_settings,
 )
+from tests.workflows.test_pauses import MeteredModel, is_paused, raise_limit
 
 HISTORIES = Path(__file__).parent / "histories"
 #: what a history says of the machine it was made on, and replaying does not need
@@ -131,3 +132,22 @@ async def test_record_a_batch_that_is_reset(resources: Resources) -> None:
         await all_ended(resources, batch)
         await save("batch-reset", handle_of(resources, batch))
         await save("window-of-reset", window_of(resources, batch, 0))
+
+
+async def test_record_a_batch_that_pauses_and_is_resumed(resources: Resources) -> None:
+    batch = await open_batch(
+        resources,
+        {name: a_submission(answers_to(1)) for name in names(4)},
+        exam=exam_of(1),
+        max_concurrent=1,
+    )
+    model = MeteredModel(limit=1)
+    async with running(orchestration(resources), cognition(resources, model)):
+        await start(resources, batch)
+        await is_paused(resources, batch)
+        model.limit = 4
+        await raise_limit(resources, batch, 4)
+        await all_ended(resources, batch)
+        await save("batch-paused", handle_of(resources, batch))
+        await save("window-paused", window_of(resources, batch, 0))
+        await save("grading-paused", child_of(resources, (await files_of(resources, batch))[1]))
