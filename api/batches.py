@@ -10,7 +10,7 @@ from api.dependencies import Reader, ServicesOf, Submitter, check_id
 from api.errors import problems
 from api.estimates import EstimateView, estimate_of
 from api.idempotency import Creation, IdempotencyKey, create_once, request_fingerprint
-from api.money import format_usd, parse_usd
+from api.money import format_usd, parse_optional_usd
 from api.pages import Page, PageNumber, PageSize
 from api.trace import trace_id_of
 from api.wire import MAX_NAME_LENGTH, BatchId, PlainText, Time, Vin
@@ -70,10 +70,6 @@ _PROGRESS: dict[str, Any] = {
 }
 
 
-def _usd(value: object) -> int | None:
-    return None if value is None else parse_usd(value)
-
-
 class BatchRequest(BaseModel):
     """What a caller states when opening a batch (B1.1)."""
 
@@ -114,7 +110,7 @@ class BatchRequest(BaseModel):
     )
     limit_usd: Annotated[
         int | None,
-        BeforeValidator(_usd, json_schema_input_type=str | None),
+        BeforeValidator(parse_optional_usd, json_schema_input_type=str | None),
         Field(description='The most that the batch may cost, as a decimal string such as "2.50".'),
     ] = None
 

@@ -5,9 +5,14 @@ from typing import Any
 
 from domain.money import MAX_USD, NANODOLLARS, format_usd, parse_usd
 
-__all__ = ["MAX_USD", "NANODOLLARS", "format_usd", "parse_usd", "with_usd"]
+__all__ = ["MAX_USD", "NANODOLLARS", "format_usd", "parse_optional_usd", "parse_usd", "with_usd"]
 
 _SUFFIX = "_nanodollars"
+
+
+def parse_optional_usd(value: object) -> int | None:
+    """The nano-dollars that a decimal string states; `None` for a limit that is none."""
+    return None if value is None else parse_usd(value)
 
 
 def with_usd(document: Mapping[str, Any]) -> dict[str, Any]:

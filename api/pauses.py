@@ -10,15 +10,11 @@ from api.batches import BatchView, batch_view
 from api.bodies import body_schema, parse_body, read_body
 from api.dependencies import Services, ServicesOf, Submitter, check_id
 from api.errors import problems
-from api.money import parse_usd
+from api.money import parse_optional_usd
 from api.wire import BatchId
 from domain.errors import NotFound, TemporalUnavailable
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
-
-
-def _usd(value: object) -> int | None:
-    return None if value is None else parse_usd(value)
 
 
 class LimitRequest(BaseModel):
@@ -30,7 +26,7 @@ class LimitRequest(BaseModel):
 
     limit_usd: Annotated[
         int | None,
-        BeforeValidator(_usd, json_schema_input_type=str | None),
+        BeforeValidator(parse_optional_usd, json_schema_input_type=str | None),
         Field(description='The most that the batch may cost in all, as a decimal string such as "12.50".'),
     ]
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from db.postgres.pool import Postgres, open_pool
+from db.postgres.pool import APPLICATION_ROLE, Postgres, open_pool
 from runtime.resources import CLOSE_SECONDS, required
 from runtime.settings import Settings
 
@@ -28,6 +28,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Postgres]:
         acquire_timeout_seconds=settings.postgres.acquire_timeout_seconds,
         check_on_acquire=False,
         name="assay-command",
+        role=APPLICATION_ROLE,
     )
     await pool.open()
     try:

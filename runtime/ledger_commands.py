@@ -144,37 +144,14 @@ def spend(
 def _asked(question: Callable[[Any], Awaitable[Answer]]) -> Answer:
     """What the ledger's books answer; they are opened for this one question."""
     from db.postgres.ledger import PostgresLedgerBooks
-    from db.postgres.pool import APPLICATION_ROLE, Postgres, open_pool
+    from runtime.database import open_database
     from runtime.resources import SystemClock
 
     async def ask() -> Answer:
-        pool = open_pool(
-            _postgres_url(),
-            min_size=0,
-            max_size=2,
-            acquire_timeout_seconds=5,
-            check_on_acquire=False,
-            name="assay-ledger-cli",
-            role=APPLICATION_ROLE,
-        )
-        await pool.open()
-        try:
-            return await question(PostgresLedgerBooks(Postgres(pool), SystemClock()))
-        finally:
-            await pool.close()
+        async with open_database(Settings()) as postgres:
+            return await question(PostgresLedgerBooks(postgres, SystemClock()))
 
     return asyncio.run(ask())
-
-
-def _postgres_url() -> str:
-    from runtime.embedded import running_stack
-
-    settings = Settings()
-    if settings.postgres.url is not None:
-        return settings.postgres.url.get_secret_value()
-    if (running := running_stack(settings.folder.resolve())) is not None:
-        return running.addresses.postgres_url
-    raise typer.BadParameter("ASSAY_POSTGRES__URL is not set, and nothing runs here.")
 
 
 def _tenant(named: str | None) -> str:

@@ -37,8 +37,8 @@ def _fit(folder: Path, path: Path) -> None:
     found = cross_validate(questions)
     document = to_document(fit(questions), chosen, found, datetime.now(UTC).date().isoformat())
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"Fitted on {len(chosen)} questions; Pearson r, cross-validated by question: {found}")  # noqa: T201
-    print(f"Written to {path}.")  # noqa: T201
+    print(f"Fitted on {len(chosen)} questions; Pearson r, cross-validated by question: {found}")  # noqa: T201  # a command's answer
+    print(f"Written to {path}.")  # noqa: T201  # a command's answer
 
 
 def _measure(folder: Path, *, as_json: bool) -> None:
@@ -55,7 +55,7 @@ def _measure(folder: Path, *, as_json: bool) -> None:
         }
     report["peak_memory_mib"] = peak_memory_mib()
     report["cross_validated_on_all"] = cross_validate(every)
-    print(json.dumps(report, indent=2) if as_json else _as_text(report))  # noqa: T201
+    print(json.dumps(report, indent=2) if as_json else _as_text(report))  # noqa: T201  # a command's answer
 
 
 def _as_text(report: dict[str, Any]) -> str:
