@@ -29,11 +29,14 @@ WHERE (p.provider, p.model) = (%(provider)s, %(model)s) AND p.version = (
     ORDER BY l.source = 'own' DESC, l.version DESC LIMIT 1)
 """
 SHOW_PRICES_SQL = """
-SELECT DISTINCT ON (p.provider, p.model, p.unit, p.above_tokens)
-       l.source, p.version, p.provider, p.model, p.unit, p.above_tokens, p.nanodollars_per_million
+SELECT l.source, p.version, p.provider, p.model, p.unit, p.above_tokens, p.nanodollars_per_million
 FROM prices p JOIN price_lists l USING (version)
-WHERE p.provider || ':' || p.model LIKE %(pattern)s OR (p.provider = 'assay' AND p.model LIKE %(pattern)s)
-ORDER BY p.provider, p.model, p.unit, p.above_tokens, l.source = 'own' DESC, l.version DESC
+WHERE (p.provider || ':' || p.model LIKE %(pattern)s OR (p.provider = 'assay' AND p.model LIKE %(pattern)s))
+  AND p.version = (
+    SELECT newer.version FROM price_lists newer JOIN prices own USING (version)
+    WHERE (own.provider, own.model) = (p.provider, p.model)
+    ORDER BY newer.source = 'own' DESC, newer.version DESC LIMIT 1)
+ORDER BY p.provider, p.model, p.unit, p.above_tokens
 LIMIT %(limit)s
 """
 COUNT_RATIOS_SQL = """

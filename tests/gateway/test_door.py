@@ -240,6 +240,15 @@ async def test_a_model_of_the_catalogue_has_its_price_by_whatever_name_it_goes(r
     assert not await prices.add(catalogue()), "a catalogue is imported once"
 
 
+async def test_what_is_shown_in_force_is_the_one_list_that_counts(lane: Lane) -> None:
+    prices = PostgresPrices(lane.resources.postgres, catalogue=catalogue, canonical=canonical_name)
+    shown = {row["unit"]: row["nanodollars_per_million"] for row in await prices.show("scripted", 10)}
+    in_force = {
+        each.unit: each.nanodollars_per_million for each in (await prices.of_model("scripted")).prices
+    }
+    assert shown == in_force == {"tokens_in": 10**9, "tokens_out": 2 * 10**9}
+
+
 async def test_a_family_is_learned_and_then_believed(resources: Resources) -> None:
     ratios = PostgresTokenRatios(resources.postgres)
     estimates = TokenEstimates(ratios)
