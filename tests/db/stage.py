@@ -42,6 +42,8 @@ async def opened_postgres(url: str, **options: Any) -> Any:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         # nothing here outlives a crash of the server: a commit need not wait for the disk
         name = connection.info.dbname
+        # processes that open the same database at once would meet each other in its row of the catalogue
+        await connection.execute("SELECT pg_advisory_lock(1)")
         await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
     pool = open_pool(url, **settings)
     await pool.open()
