@@ -15,11 +15,11 @@ from api.metrics import ApiMetrics
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
+from domain.gateway import Caller
 from domain.identity import is_segment
 from domain.ports import (
     AgentStates,
     Batches,
-    Caller,
     Clock,
     Exams,
     IdempotencyKeys,

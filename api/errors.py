@@ -25,6 +25,7 @@ from domain.errors import (
     InvalidInput,
     LimitExceeded,
     NotFound,
+    RateLimited,
     Unauthenticated,
     Unavailable,
     UnknownModel,
@@ -43,6 +44,7 @@ STATUSES: Mapping[type[AssayError], int] = {
     NotFound: 404,
     Conflict: 409,
     BudgetExhausted: 402,
+    RateLimited: 429,
     LimitExceeded: 413,
     Unavailable: 503,
     UnknownModel: 422,
@@ -54,6 +56,8 @@ STATUSES: Mapping[type[AssayError], int] = {
 #: what the client has gone away from is answered to nobody; the figure is nginx's
 CLIENT_CLOSED_REQUEST = 499
 
+#: statuses that say when to come again
+_TRY_AGAIN = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _ROUTE_CODES = {404: "route_not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
 _INTERNAL = "Something failed on our side. Try again; if it stays, report the trace id."
 
@@ -191,6 +195,7 @@ _EXAMPLE_CODES = {
     413: "limit_exceeded",
     415: "unsupported_media_type",
     422: "invalid_input",
+    429: "rate_limited",
     503: "postgres_unavailable",
 }
 _EXAMPLE_DETAILS = {
@@ -201,6 +206,7 @@ _EXAMPLE_DETAILS = {
     413: "The file is larger than max_file_bytes (1,073,741,824 bytes).",
     415: "Send the exam as application/json or application/yaml.",
     422: "max_concurrent: Input should be less than or equal to 1000",
+    429: "The key's limit of 60 requests a minute is reached; come again in 4 s.",
     503: "Postgres does not answer.",
 }
 
@@ -252,7 +258,7 @@ def _title(code: str) -> str:
 def _headers(error: AssayError, status: int) -> dict[str, str]:
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer realm="assay"'}
-    if error.retry_after_seconds is not None and status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if error.retry_after_seconds is not None and status in _TRY_AGAIN:
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_seconds)))}
     return {}
 

@@ -21,7 +21,7 @@ from domain.errors import Forbidden
 from domain.exam import Exam
 from domain.exam_document import Format, read_document
 from domain.exam_schema import MEDIA_TYPE, SCHEMA_ID, exam_schema
-from domain.ports import Caller
+from domain.gateway import Caller
 
 router = APIRouter(prefix="/v1", tags=["exams"])
 

@@ -36,7 +36,7 @@ from domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from domain.ports import Caller
+from domain.gateway import Caller
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from api.spreadsheets import csv_report
 from api.wire import BatchId
 from domain.batch import Counts
 from domain.errors import NotFound
-from domain.ports import Caller
+from domain.gateway import Caller
 from domain.states import BATCH_MACHINE
 
 router = APIRouter(prefix="/v1/batches", tags=["reports"])

@@ -14,7 +14,8 @@ from api.errors import answer_error, problems
 from api.uploads import Overwrite, Statement, check_name, store_upload
 from api.wire import BatchId
 from domain.errors import AssayError, FileExists, InvalidInput, LimitExceeded
-from domain.ports import Caller, StoredUpload
+from domain.gateway import Caller
+from domain.ports import StoredUpload
 from domain.submission_table import StudentRow, Table
 
 router = APIRouter(prefix="/v1/batches", tags=["files"])

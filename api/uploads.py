@@ -28,8 +28,9 @@ from domain.errors import (
     PoolExhausted,
     Unavailable,
 )
+from domain.gateway import Caller
 from domain.identity import object_key
-from domain.ports import Caller, StoredUpload, Upload
+from domain.ports import StoredUpload, Upload
 
 log = structlog.get_logger(__name__)
 

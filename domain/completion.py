@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from domain.errors import UnknownModel
+from domain.errors import ModelRefused, UnknownModel
 from domain.exam import Question
-from domain.identity import LogicalStep
+from domain.identity import ClientStep, LogicalStep
 
 PROVIDER_SEPARATOR = ":"
 #: what a reply may have at most where the request does not say
@@ -62,19 +62,52 @@ class Fence:
 
 
 @dataclass(frozen=True)
-class CompletionRequest:
-    """A question to grade and an answer to grade, put to a model by name.
+class Chat:
+    """A chat in OpenAI's protocol, as an outside caller put it: passed on, not understood.
 
-    The material stands beside the messages: the embedded model reads `question` and `answer` as they
-    are, an upstream for large models sends `messages` and asks for `schema`. `answer` is student text:
-    data, never instruction.
+    `parameters` are all others than `model`, `messages`, the limit of tokens, those of streaming and
+    Assay's own.
     """
 
-    step: LogicalStep
+    messages: tuple[Mapping[str, Any], ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    #: names a conversation of the tenant; empty: none
+    session_id: str = ""
+    #: what a turn does while another one of its conversation is under way
+    when_busy: Literal["wait", "refuse"] = "wait"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a call may wait, from the moment of its arrival on, for a limit or an upstream (L10)."""
+
+    wait_on_rate_limit: bool = False
+    max_wait_timeout_s: float = 60.0
+    retry_budget_s: float = 90.0
+
+
+IMPATIENT = Patience()
+#: an agent has time; what is left after it is Temporal's to retry
+AGENT_PATIENCE = Patience(wait_on_rate_limit=True)
+
+#: hears the `choices` of one chunk of a streamed reply, as OpenAI's protocol has them
+OnChunk = Callable[[Sequence[Mapping[str, Any]]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A call to a model by name: an answer to grade, or a chat of an outside caller.
+
+    To grade, the material stands beside the messages: the embedded model reads `question` and `answer` as
+    they are, an upstream for large models sends `messages` and asks for `schema`. `answer` is student text:
+    data, never instruction. A chat has `chat` and none of these.
+    """
+
+    step: LogicalStep | ClientStep
     call_number: int
     model: str
-    question: Question
-    answer: str
+    question: Question | None = None
+    answer: str = ""
     #: quotes of the reply before that do not stand in the answer, by criterion id
     missing_quotes: dict[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
@@ -86,6 +119,12 @@ class CompletionRequest:
     payer: Payer = Payer()
     fence: Fence | None = None
     trace_id: str = ""
+    chat: Chat | None = None
+    patience: Patience = AGENT_PATIENCE
+    #: another request under the same key is refused instead of being a new call (O10)
+    refuse_other: bool = False
+    #: a call under way elsewhere is refused instead of waited for
+    refuse_underway: bool = False
 
     @property
     def key(self) -> str:
@@ -94,15 +133,30 @@ class CompletionRequest:
 
     def request_hash(self) -> str:
         """The SHA-256, in hex, of what the reply depends on; not of rendered text, time or nonce (L6)."""
+        if self.chat is not None:
+            content = {"messages": self.chat.messages, **self.chat.parameters}
+            content |= {"model": self.model, "max_tokens": self.max_tokens, "session": self.chat.session_id}
+            return _digest(content)
+        assert isinstance(self.step, LogicalStep)  # only a chat is an outside caller's
         content = {
             "template": self.template,
-            "rubric": self.question.rubric_hash(),
+            "rubric": self.graded().rubric_hash(),
             "input": hashlib.sha256(self.answer.encode()).hexdigest(),
             "reader": self.step.reader,
             "model": self.model,
             "max_tokens": self.max_tokens,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(content)
+
+    def graded(self) -> Question:
+        """The question whose answer is to be graded; raises `ModelRefused` for a chat."""
+        if self.question is None:
+            raise ModelRefused(f"{self.model} marks answers of exams; it does not chat.", field="model")
+        return self.question
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -138,3 +192,5 @@ class CompletionReply:
     finish_reason: FinishReason = FinishReason.STOP
     #: what the ledger has committed for it
     cost_nanodollars: int = 0
+    #: the reply to a chat: the `choices` of OpenAI's protocol as JSON; `text` is the first one's
+    choices: str = ""

@@ -17,10 +17,13 @@ AssayError
 │   ├── IllegalTransition
 │   ├── DigestMismatch
 │   ├── LedgerConflict
-│   └── HoldExpired
+│   ├── HoldExpired
+│   ├── CallUnderway          the same call is being answered already
+│   └── ConversationBusy      another turn of the conversation is under way
 ├── LimitExceeded             a stated limit; the message names it
 │   └── PromptTooLong         more than the model can read at once
 ├── BudgetExhausted           a limit of money refuses a call; says which and by how much
+├── RateLimited               too much in too short a time; says when to come again
 ├── UnpricedModel             no price is known, and no call costs zero silently
 ├── Unavailable               something we need does not answer; try again
 │   ├── PostgresUnavailable
@@ -180,6 +183,20 @@ class HoldExpired(Conflict):
     code = "hold_expired"
 
 
+class CallUnderway(Conflict):
+    """The same call, by its Idempotency-Key, is being answered already."""
+
+    code = "call_underway"
+    retry_after_seconds = 1.0
+
+
+class ConversationBusy(Conflict):
+    """Another turn of the conversation is under way."""
+
+    code = "conversation_busy"
+    retry_after_seconds = 1.0
+
+
 class LimitExceeded(AssayError):
     """A stated limit was passed; the message names it."""
 
@@ -222,6 +239,24 @@ class BudgetExhausted(AssayError):
     def facts(self) -> dict[str, str | int]:
         """The scope and the amount, too."""
         return super().facts() | {"scope": self.scope, "missing_nanodollars": self.missing_nanodollars}
+
+
+class RateLimited(AssayError):
+    """Too many requests, tokens or calls at once; `limit` names which one."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(
+        self, message: str, *, limit: str = "", retry_after_seconds: float = 1.0, field: str | None = None
+    ) -> None:
+        super().__init__(message, field=field)
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+
+    def facts(self) -> dict[str, str | int]:
+        """Which limit, too."""
+        return super().facts() | {"limit": self.limit}
 
 
 class UnpricedModel(AssayError):

@@ -61,6 +61,24 @@ class LogicalStep:
         return cls(file_id, int(generation[1:]), question_id, criterion_id, reader)
 
 
+@dataclass(frozen=True)
+class ClientStep:
+    """What a call of an outside caller is for: the call itself, by the id it was given or its key (O10)."""
+
+    call_id: str
+
+    #: no file is worked on, and nobody asks for it anew
+    file_id = ""
+    generation = 1
+
+    def call(self, number: int) -> str:
+        """The idempotency key of the step's call of that number, counted from 1."""
+        return f"{self}/{number}"
+
+    def __str__(self) -> str:
+        return f"client/{self.call_id}"
+
+
 def is_segment(text: str) -> bool:
     """Whether the text may stand between slashes in an id."""
     return _SEGMENT.fullmatch(text) is not None

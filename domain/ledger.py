@@ -219,6 +219,10 @@ class LedgerCall:
     doubt_rule: DoubtRule = DoubtRule.FULL
     hold_seconds: float = 60.0
     reply_seconds: float = 120.0
+    #: an outside caller's call, so that the client's own retry finds it; empty for an agent's
+    client_call_id: str = ""
+    #: another request under the same key is an `IdempotencyMismatch` instead of a new call
+    refuse_other: bool = False
 
     def __post_init__(self) -> None:
         """Raise `InvalidInput` for what no account could hold."""

@@ -10,6 +10,7 @@ from domain.batch import AgentState, Batch, BatchOpening, Counts, Pause, Progres
 from domain.completion import CompletionReply, CompletionRequest, Payer
 from domain.estimates import FileSize
 from domain.exam import Exam, Question
+from domain.gateway import Caller
 from domain.prices import ModelPrices
 from domain.states import BatchState, FileState
 
@@ -280,15 +281,6 @@ class ReportCache(Protocol):
     async def forget(self, batch_id: str) -> None:
         """Drop the cached report, if that is possible."""
         ...
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who makes a request: a key of one tenant with scopes."""
-
-    tenant_id: str
-    key_id: str
-    scopes: frozenset[str]
 
 
 class Keys(Protocol):

@@ -47,7 +47,7 @@ class Rule:
 
     def matches(self, request: CompletionRequest) -> bool:
         """Whether the rule speaks of this call."""
-        return fnmatchcase(request.key, self.match) or fnmatchcase(request.question.id, self.match)
+        return fnmatchcase(request.key, self.match) or fnmatchcase(request.graded().id, self.match)
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,6 @@ def _policy_reply(request: CompletionRequest, share: float, quote: str, confiden
             "confidence": confidence,
             "cannot_assess": False,
         }
-        for criterion in request.question.criteria
+        for criterion in request.graded().criteria
     ]
     return json.dumps({"criteria": criteria}, ensure_ascii=False)

@@ -4,7 +4,8 @@ import hashlib
 
 from db.postgres.pool import Postgres
 from domain.errors import IdempotencyMismatch, Unauthenticated
-from domain.ports import Caller, Claim
+from domain.gateway import Caller
+from domain.ports import Claim
 
 ALL_SCOPES = ("admin", "submit", "read")
 

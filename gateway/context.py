@@ -1,0 +1,105 @@
+"""What is known of one call on its way through the gateway: a section a step, written by that step alone (O6)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from domain.completion import CompletionReply, CompletionRequest, Payer
+from domain.gateway import Affinity, Caller, LimitState, Permit, Turn
+from domain.ledger import Hold, JournalEntry, Timing
+
+
+@dataclass(frozen=True)
+class Authenticated:
+    """Who pays, once the caller may use the model."""
+
+    payer: Payer
+
+
+@dataclass(frozen=True)
+class QuotaChecked:
+    """What the call was granted under its limits; `None` where there are none."""
+
+    permit: Permit | None = None
+    states: tuple[LimitState, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConversationLoaded:
+    """The turn that was taken, and everything that is said to the model; `None` without a session."""
+
+    turn: Turn | None = None
+    messages: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The models that may answer, in the order in which they are tried."""
+
+    candidates: tuple[str, ...]
+    preferred: Affinity | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """The hold that pays for the call, or the reply that was paid for before."""
+
+    hold: Hold | None = None
+    replayed: JournalEntry | None = None
+
+
+@dataclass(frozen=True)
+class Called:
+    """The upstream's reply, and the candidate that gave it."""
+
+    reply: CompletionReply
+    candidate: str
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """The reply as its caller gets it."""
+
+    reply: CompletionReply
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The journaled reply that counts."""
+
+    entry: JournalEntry
+
+
+@dataclass(frozen=True)
+class Appended:
+    """The conversation's last number after the turn; `None` without a session."""
+
+    last_seq: int | None = None
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The line in the log was written."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Context:
+    """One call; steps answer their own section, and the pipeline puts it in its place."""
+
+    request: CompletionRequest
+    caller: Caller | None
+    #: on the monotonic clock; every wait counts from here (L10)
+    arrived: float
+    authenticated: Authenticated | None = None
+    quota: QuotaChecked | None = None
+    conversation: ConversationLoaded | None = None
+    routed: Routed | None = None
+    held: Held | None = None
+    called: Called | None = None
+    transformed: Transformed | None = None
+    settled: Settled | None = None
+    appended: Appended | None = None
+    audited: Audited | None = None
