@@ -81,7 +81,9 @@ class AssessActivities:
             )
         )
         if epoch is None:
-            raise EpochSuperseded(f"File {input.file_id} is not open in generation {input.generation}.")
+            raise EpochSuperseded(
+                f"File {input.file_id} has ended in generation {input.generation}, or has a newer run."
+            )
         async with _reporting(self.states, input) as reporter:
             exam = await self.exams.read(submission.exam_id, submission.rubric_version)
             content = await self.objects.read(submission.object_key)

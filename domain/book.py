@@ -13,7 +13,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from domain.completion import CompletionReply, Fence, Payer, Usage
-from domain.errors import BudgetExhausted, EpochSuperseded, HoldExpired, LedgerConflict
+from domain.errors import (
+    BudgetExhausted,
+    EpochSuperseded,
+    HoldExpired,
+    IdempotencyMismatch,
+    LedgerConflict,
+)
 from domain.ledger import (
     DOUBT_SECONDS,
     HOLD_MOVES,
@@ -64,6 +70,7 @@ class AccountRow:
     spent: int
     requests: int
     tokens: int
+    version: int
 
 
 @dataclass(slots=True)
@@ -90,6 +97,7 @@ class HoldRow:
     reply_seconds: float
     day: date
     due_at: datetime
+    client_call_id: str
 
     def move(self, state: HoldState) -> None:
         """Take a legal move; `LedgerConflict` for any other."""
@@ -135,6 +143,10 @@ class Book:
 
     # --- what is known ---
 
+    def budget_of(self, tenant_id: str) -> TenantBudget:
+        """What the tenant has set; without limits where it has set nothing."""
+        return self.budgets.get(tenant_id, _NO_BUDGET)
+
     def holds_of(self, call_id: UUID) -> list[HoldRow]:
         """The call's holds, oldest first."""
         return self.holds.setdefault(call_id, [])
@@ -159,7 +171,7 @@ class Book:
     def check_limits(self, payer: Payer, estimated: int) -> None:
         """Raise `BudgetExhausted` for the first scope that the hold would pass (L12)."""
         estimated = int(estimated)  # money's own arithmetic costs ten times an integer's, in the hottest loop
-        budget = self.budgets.get(payer.tenant_id, _NO_BUDGET)
+        budget = self.budget_of(payer.tenant_id)
         if budget.call_limit is not None and estimated > budget.call_limit:
             raise _exhausted(Scope.CALL, "", budget.call_limit, estimated - budget.call_limit)
         for account in accounts_of(payer, self.days[payer.tenant_id]):
@@ -215,6 +227,7 @@ class Book:
             reply_seconds=call.reply_seconds,
             day=self.days[call.payer.tenant_id],
             due_at=self.now + timedelta(seconds=call.hold_seconds),
+            client_call_id=call.client_call_id,
         )
 
     def add(self, row: HoldRow) -> None:
@@ -410,6 +423,8 @@ class Begin:
         same = [row for row in rows if row.request_hash == self.call.request_hash]
         if not self.forced and (found := self._found(book, hold, same)) is not None:
             return found
+        if self.call.refuse_other and not self.forced:
+            _refuse_other(book, self.call, rows)
         for row in same:
             if row.state is HoldState.DISPATCHED and row.due_at <= book.now:
                 book.doubt(row, "unanswered")
@@ -438,6 +453,17 @@ class Begin:
 def _check_alive(row: HoldRow) -> None:
     if row.state not in OPEN_STATES:
         raise HoldExpired(f"The hold of call {row.call_id} is {row.state}; begin the call again.")
+
+
+def _refuse_other(book: Book, call: LedgerCall, rows: list[HoldRow]) -> None:
+    for row in rows:
+        if row.request_hash != call.request_hash and (
+            row.state in OPEN_STATES or book.replied(row.call_id, row.request_hash) is not None
+        ):
+            raise IdempotencyMismatch(
+                "Idempotency-Key: another request was made with this key. Use a new key for each request.",
+                field="Idempotency-Key",
+            )
 
 
 def _diverged(call: LedgerCall, before: HoldRow) -> LedgerFact:
@@ -772,6 +798,7 @@ def _row_of(event: LedgerEvent, now: datetime) -> HoldRow:
         reply_seconds=0.0,
         day=event.hold_day,
         due_at=now + timedelta(days=1),
+        client_call_id="",
     )
 
 

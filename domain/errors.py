@@ -38,6 +38,7 @@ AssayError
 ├── UnknownModel              no upstream of that name
 ├── ModelRefused              a provider refuses the call as it was made; trying again does not help
 │   └── ModelAccessDenied     no key, or one that the provider does not accept
+├── CheckpointNotSaved        Postgres did not take a checkpoint, again and again; a human should look
 ├── CorruptCheckpoint         a checkpoint that cannot be read back as it was written
 ├── AssessmentInvalid         an assessment that breaks the rubric's bounds
 ├── EpochSuperseded           a newer attempt owns the thread; this one must not write
@@ -360,6 +361,12 @@ class ModelAccessDenied(ModelRefused):
     """A provider does not accept our key, or there is none; the message names the setting."""
 
     code = "model_access_denied"
+
+
+class CheckpointNotSaved(AssayError):
+    """A checkpoint could not be saved, tried again and again; the file waits for a human (G2.7)."""
+
+    code = "checkpoint_not_saved"
 
 
 class CorruptCheckpoint(AssayError):

@@ -1,7 +1,9 @@
 """The gateway's words and ports: who calls, under which limits, in which conversation, over which model."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
@@ -12,7 +14,11 @@ from domain.completion import (
     OnChunk,
     Payer,
 )
+from domain.errors import InvalidInput
 from domain.ledger import Account
+
+#: begins with a letter or a digit, so that no part of an address means anything else
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,31 @@ class Affinities(Protocol):
         ...
 
 
+def check_session_id(text: str) -> str:
+    """The name of a conversation; raises `InvalidInput` for what cannot be one."""
+    if not _SESSION_ID.fullmatch(text):
+        raise InvalidInput(
+            "session: 1 to 100 letters, digits and _ . : @ - are allowed, a letter or a digit first.",
+            field="session",
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation as it stands; its messages are numbered from 1 to `last_seq`."""
+
+    session_id: str
+    last_seq: int
+    summary: str
+    #: the summary is of the messages up to here
+    summary_seq: int
+    #: whether a turn is under way
+    busy: bool
+    created_at: datetime
+    updated_at: datetime
+
+
 @dataclass(frozen=True)
 class Turn:
     """A turn of a conversation, taken: what was said before, and the token that appends."""
@@ -169,7 +200,7 @@ class Turn:
     token: str
     last_seq: int
     summary: str
-    #: those after the summary, in order, as OpenAI's protocol has them
+    #: the newest of those after the summary, in order, as OpenAI's protocol has them
     messages: tuple[Mapping[str, Any], ...]
 
 
@@ -180,6 +211,10 @@ class Conversations(Protocol):
         self, tenant_id: str, session_id: str, *, wait_seconds: float, lease_seconds: float
     ) -> Turn:
         """The next turn, after the one under way; raises `ConversationBusy` when that lasts too long."""
+        ...
+
+    async def renew(self, tenant_id: str, turn: Turn, *, lease_seconds: float) -> bool:
+        """Let the turn last so long from now on; false if it was lost."""
         ...
 
     async def append(
@@ -197,6 +232,26 @@ class Conversations(Protocol):
 
     async def summarise(self, tenant_id: str, session_id: str, summary: str, up_to: int) -> bool:
         """State a summary of the committed messages up to there; false if a later one is there."""
+        ...
+
+    async def read(self, tenant_id: str, session_id: str) -> Conversation:
+        """The conversation; raises `NotFound`."""
+        ...
+
+    async def messages(
+        self, tenant_id: str, session_id: str, *, after: int, limit: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """The messages that follow that number, in order; none of a conversation that is not there."""
+        ...
+
+    async def list_of_tenant(
+        self, tenant_id: str, page: int, page_size: int
+    ) -> tuple[list[Conversation], int]:
+        """One page of the conversations, the last changed first, and how many there are."""
+        ...
+
+    async def delete(self, tenant_id: str, session_id: str) -> None:
+        """Forget the conversation; the turn under way is lost. Raises `NotFound`."""
         ...
 
 

@@ -492,7 +492,8 @@ class Ledger(Protocol):
         """The journaled reply, the moment until which to wait, or a hold of the caller's own.
 
         With `dispatch` the hold is dispatched in the same write, for callers that wait for nothing in
-        between. Raises `BudgetExhausted`, and with a fence `EpochSuperseded`.
+        between. Asking again while it is `Underway` is cheap. Raises `BudgetExhausted`, with `refuse_other`
+        `IdempotencyMismatch`, and with a fence `EpochSuperseded`.
         """
         ...
 

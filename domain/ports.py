@@ -109,7 +109,7 @@ class Threads(Protocol):
     async def begin(self, start: "AssessmentStart") -> int | None:
         """Take the thread's next epoch and mark the file running, in one transaction.
 
-        `None` when the file's generation has reached a final state already.
+        `None` when the file's generation has reached a final state already, or has a newer run.
         """
         ...
 

@@ -1,12 +1,12 @@
-"""What is known of one call on its way through the gateway: a section a step, written by that step alone (O6)."""
+"""What is known of one call on its way through the gateway: a section a step, written by no other (O6)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domain.completion import CompletionReply, CompletionRequest, Payer
 from domain.gateway import Affinity, Caller, LimitState, Permit, Turn
-from domain.ledger import Hold, JournalEntry, Timing
+from domain.ledger import CallKey, Hold, JournalEntry, Timing
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,18 @@ class Routed:
     """The models that may answer, in the order in which they are tried."""
 
     candidates: tuple[str, ...]
+    #: what the session preferred when it was looked up; a claim states it
     preferred: Affinity | None = None
+    #: the first candidate's place at its upstream; `None` where that has no limits
+    place: Permit | None = None
 
 
 @dataclass(frozen=True)
 class Held:
-    """The hold that pays for the call, or the reply that was paid for before."""
+    """The hold that pays for any of the candidates, or the reply that was paid for before."""
 
     hold: Hold | None = None
+    candidates: tuple[str, ...] = ()
     replayed: JournalEntry | None = None
 
 
@@ -59,9 +63,10 @@ class Called:
 
 @dataclass(frozen=True)
 class Transformed:
-    """The reply as its caller gets it."""
+    """The reply as its caller gets it, and whether its usage had to be estimated."""
 
     reply: CompletionReply
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Context:
     caller: Caller | None
     #: on the monotonic clock; every wait counts from here (L10)
     arrived: float
+    #: models that have failed this very call, and are not asked again
+    passed_over: frozenset[str] = frozenset()
     authenticated: Authenticated | None = None
     quota: QuotaChecked | None = None
     conversation: ConversationLoaded | None = None
@@ -103,3 +110,25 @@ class Context:
     settled: Settled | None = None
     appended: Appended | None = None
     audited: Audited | None = None
+
+    @property
+    def payer(self) -> Payer:
+        """Who pays."""
+        return self.request.payer if self.authenticated is None else self.authenticated.payer
+
+    @property
+    def key(self) -> CallKey:
+        """The identity of the call in the ledger."""
+        request = self.request
+        return CallKey(self.payer.tenant_id, str(request.step), request.step.generation, request.call_number)
+
+    @property
+    def sent(self) -> CompletionRequest:
+        """The request as it is said to a model: after what its conversation has said before.
+
+        Its hash is not the call's: the same call finds a longer conversation when it is repeated.
+        """
+        request, loaded = self.request, self.conversation
+        if request.chat is None or loaded is None or loaded.turn is None:
+            return request
+        return replace(request, chat=replace(request.chat, messages=loaded.messages))

@@ -189,7 +189,10 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def _run(main_: Callable[[], Awaitable[None]]) -> None:
+def _run(
+    main_: Callable[[], Awaitable[None]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Run to the end; a signal during the start or the stop ends it in order, too."""
 
     async def guarded() -> None:
@@ -200,7 +203,8 @@ def _run(main_: Callable[[], Awaitable[None]]) -> None:
         await task
 
     try:
-        asyncio.run(guarded())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
@@ -785,6 +789,47 @@ def demo(
     for broken in outcome["broken"]:
         err.print(f"[red]Broken invariant:[/red] {escape(broken)}")
     raise typer.Exit(FAILED if outcome["broken"] else OK)
+
+
+@app.command("simulate-upstream")
+def simulate_upstream(
+    host: Annotated[str, typer.Option(help="Where it listens; it asks for no key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 0,
+    latency: Annotated[
+        str, typer.Option(metavar="SHAPE", help="0.05, uniform:0.1,0.4 or lognormal:0.2,0.5, in seconds.")
+    ] = "0",
+    tokens: Annotated[int, typer.Option(min=1, help="Of each reply.")] = 16,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="How fast a reply is written; at once by default.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="FAULT=SHARE", help="Such as rate_limited=0.1, hanging=0.01.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Simulate a server of models that speaks OpenAI's protocol, with faults to order; for tests.
+
+    Example: assay simulate-upstream --latency lognormal:0.2,0.5 --fault rate_limited=0.1 --seed 7
+    """
+    import uvloop
+
+    from runtime.simulated_upstream import SimulatedUpstream, stated_behaviour
+
+    behaviour = stated_behaviour(
+        latency=latency, tokens=tokens, tokens_per_second=tokens_per_second, faults=fault or ()
+    )
+
+    async def run() -> None:
+        stop = _stop_signal()
+        async with SimulatedUpstream(behaviour, seed=seed).serving(host, port) as upstream:
+            _print_json({"pid": os.getpid(), "url": upstream.url}) if json_ else out.print(
+                f"Simulated upstream at {upstream.url}/v1 (pid {os.getpid()}), until Ctrl-C"
+            )
+            sys.stdout.flush()
+            await stop.wait()
+
+    _run(run, loop_factory=uvloop.new_event_loop)
 
 
 def _exit_code(state: str) -> int:

@@ -15,10 +15,18 @@ from domain.states import FILE_MACHINE, FileState
 READER = "first"
 STEPS = ("record_results", "cache_results", "ring_bell")
 
+# A reset gives a file a newer run: its thread's beginning ends the older ones', and none of these begins again (X14).
 BEGIN_SQL = """
 WITH before AS (
     SELECT id, batch_id, state FROM files
-    WHERE id = %(file_id)s AND generation = %(generation)s AND state = ANY(%(open)s) FOR UPDATE
+    WHERE id = %(file_id)s AND generation = %(generation)s AND state = ANY(%(open)s)
+      AND NOT EXISTS (
+        SELECT FROM agent_threads mine JOIN agent_threads newer USING (file_id, generation)
+        WHERE mine.thread_id = %(thread_id)s AND newer.created_at > mine.created_at)
+    FOR UPDATE
+), superseded AS (
+    UPDATE agent_threads older SET epoch = older.epoch + 1, updated_at = now() FROM before
+    WHERE (older.file_id, older.generation) = (before.id, %(generation)s) AND older.thread_id <> %(thread_id)s
 ), moved AS (
     UPDATE files SET state = 'running', workflow_id = %(workflow_id)s, run_id = %(thread_id)s,
                      first_execution_run_id = %(first_execution_run_id)s, updated_at = now()
@@ -124,11 +132,15 @@ class PostgresThreads:
         self._postgres = postgres
 
     async def begin(self, start: AssessmentStart) -> int | None:
-        """Take the thread's next epoch and mark the file running, in one statement.
+        """Take the thread's next epoch and mark the file running, in one transaction.
 
-        `None` when the file's generation has reached a final state already.
+        `None` when the file's generation has reached a final state, or has a newer run.
         """
-        row = await self._postgres.row(BEGIN_SQL, {**vars(start), "open": _OPEN})
+        async with self._postgres.transaction() as connection:
+            # first, and by itself: what waits here for another run's beginning must see what that one did
+            await connection.execute(LOCK_FILE_SQL, [start.file_id, start.generation])
+            cursor = await connection.execute(BEGIN_SQL, {**vars(start), "open": _OPEN})
+            row = await cursor.fetchone()
         return None if row is None else int(row["epoch"])
 
 

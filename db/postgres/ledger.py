@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from psycopg.rows import DictRow
 
 from db.postgres.pool import Connection, Postgres
-from domain.book import AccountRow, HoldRow, JournalRow, Sweep
-from domain.completion import CompletionReply, FinishReason, Payer, Usage
+from domain.book import AccountRow, Book, HoldRow, JournalRow, Sweep
+from domain.completion import CompletionReply, Fence, FinishReason, Payer, Usage
 from domain.errors import InvalidInput
 from domain.ledger import (
     MIN_RETENTION_DAYS,
@@ -25,12 +25,15 @@ from domain.ledger import (
     EventType,
     HoldState,
     JournalEntry,
+    LedgerCall,
     LedgerEvent,
     LedgerFact,
     Mode,
     Scope,
     TenantBudget,
     Timing,
+    Underway,
+    accounts_of,
 )
 from domain.money import ZERO, Money
 from domain.ports import Clock
@@ -60,7 +63,7 @@ ON CONFLICT DO NOTHING
 """
 # every process locks in this order, so that none waits for one that waits for it
 LOCK_ACCOUNTS_SQL = """
-SELECT tenant_id, scope, subject, limit_nanodollars, held_nanodollars, spent_nanodollars, requests, tokens
+SELECT tenant_id, scope, subject, limit_nanodollars, held_nanodollars, spent_nanodollars, requests, tokens, version
 FROM ledger_accounts
 WHERE (tenant_id, scope, subject) IN
       (SELECT * FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[]))
@@ -102,13 +105,14 @@ HOLD_COLUMNS = (
     "call_id", "attempt", "request_hash", "tenant_id", "api_key_id", "batch_id", "profile", "file_id", "trace_id",
     "provider", "model", "state", "estimated_nanodollars", "likely_nanodollars", "open_nanodollars",
     "charged_nanodollars", "doubt_rule", "rates", "token", "journaled", "reply_seconds", "day", "due_at", "updated_at",
+    "client_call_id",
 )  # fmt: skip
 FACT_COLUMNS = (
     "kind", "call_id", "attempt", "tenant_id", "api_key_id", "batch_id", "profile", "trace_id", "data", "occurred_at",
 )  # fmt: skip
 JOURNAL_COLUMNS = (
     "call_id", "request_hash", "tenant_id", "step", "generation", "number", "attempt", "batch_id", "reply", "usage",
-    "finish_reason", "advisory", "provider", "model", "actual_nanodollars", "created_at",
+    "finish_reason", "advisory", "provider", "model", "actual_nanodollars", "created_at", "choices",
 )  # fmt: skip
 
 
@@ -130,6 +134,39 @@ FROM ledger_accounts a LEFT JOIN ledger_tenants t USING (tenant_id)
 WHERE a.tenant_id = %(tenant_id)s
   AND (%(scope)s::text IS NULL OR a.scope = %(scope)s) AND (%(subject)s::text IS NULL OR a.subject = %(subject)s)
 ORDER BY a.scope, a.subject DESC LIMIT %(count)s
+"""
+# every account of one payer, also those that nothing was held in yet; of the days, only today's is kept
+QUOTA_SQL = """
+SELECT w.tenant_id, w.scope, w.subject, coalesce(t.time_zone, 'UTC') AS time_zone,
+       CASE w.scope WHEN 'tenant_day' THEN t.day_limit_nanodollars
+                    ELSE coalesce(a.limit_nanodollars, b.limit_nanodollars) END AS limit_now,
+       coalesce(a.held_nanodollars, 0) AS held_nanodollars, coalesce(a.spent_nanodollars, 0) AS spent_nanodollars,
+       coalesce(a.requests, 0) AS requests, coalesce(a.tokens, 0) AS tokens, coalesce(a.version, 0) AS version
+FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[]) AS w (tenant_id, scope, subject)
+LEFT JOIN ledger_accounts a USING (tenant_id, scope, subject)
+LEFT JOIN ledger_tenants t USING (tenant_id)
+LEFT JOIN batches b ON w.scope = 'batch' AND b.id = ANY(%(batches)s::uuid[]) AND b.tenant_id = w.tenant_id
+ORDER BY w.scope, w.subject
+"""
+CHANGED_SQL = """
+SELECT a.*, CASE a.scope WHEN 'tenant_day' THEN t.day_limit_nanodollars ELSE a.limit_nanodollars END AS limit_now
+FROM ledger_accounts a LEFT JOIN ledger_tenants t USING (tenant_id)
+WHERE a.updated_at >= %s ORDER BY a.updated_at DESC LIMIT %s
+"""
+CLIENT_CALLS_SQL = """
+SELECT client_call_id FROM ledger_holds
+WHERE api_key_id = %s AND request_hash = %s AND client_call_id <> '' AND updated_at >= %s
+GROUP BY client_call_id ORDER BY max(updated_at) DESC LIMIT %s
+"""
+# whether a call that was under way still is; what else became of it is the writer's to say
+UNDERWAY_SQL = """
+SELECT h.due_at FROM ledger_holds h
+WHERE h.call_id = %(call_id)s AND h.request_hash = %(request_hash)s AND h.state = 'dispatched' AND h.due_at > %(now)s
+  AND NOT EXISTS (SELECT FROM ledger_holds o
+                  WHERE o.call_id = h.call_id AND o.request_hash = h.request_hash AND o.journaled)
+  AND (%(thread_id)s::text IS NULL
+       OR EXISTS (SELECT FROM agent_threads WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s))
+ORDER BY h.attempt LIMIT 1
 """
 STATEMENT_SQL = """
 SELECT * FROM ledger_events
@@ -173,6 +210,11 @@ VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT (tenant_id) DO UPDATE
 SET time_zone = EXCLUDED.time_zone, call_limit_nanodollars = EXCLUDED.call_limit_nanodollars,
     day_limit_nanodollars = EXCLUDED.day_limit_nanodollars, mode = EXCLUDED.mode
+"""
+# its copies elsewhere must see that the day's limit is another one
+TOUCH_DAYS_SQL = """
+UPDATE ledger_accounts SET version = version + 1, updated_at = now()
+WHERE tenant_id = %s AND scope = 'tenant_day' AND subject >= %s::date::text
 """
 SET_BATCH_LIMIT_SQL = """
 UPDATE batches SET limit_nanodollars = %s
@@ -325,6 +367,42 @@ class PostgresLedgerBooks:
         parameters = {"tenant_id": tenant_id, "scope": scope, "subject": subject, "count": count}
         return [_balance(row) for row in await self._postgres.rows(BALANCES_SQL, parameters)]
 
+    async def quota(self, payer: Payer) -> list[AccountBalance]:
+        """The payer's accounts today, by one query; zeros and version 0 where nothing was held yet."""
+        now = self._clock.now()
+        # the tenant's zone is known with the answer: one of these three is its day
+        days = [now.astimezone(UTC).date() + timedelta(days=each) for each in (-1, 0, 1)]
+        wanted = {account for day in days for account in accounts_of(payer, day)}
+        parameters: dict[str, Any] = {**columns_of(wanted), "batches": batch_ids(wanted)}
+        rows = await self._postgres.rows(QUOTA_SQL, parameters)
+        return [_balance(row) for row in rows if _is_of_today(row, now)]
+
+    async def changed_since(self, moment: datetime, count: int) -> list[AccountBalance]:
+        """At most `count` accounts that changed since then, newest first.
+
+        A change is dated by the beginning of its transaction: look back some seconds further than last time.
+        """
+        return [_balance(row) for row in await self._postgres.rows(CHANGED_SQL, [moment, count])]
+
+    async def client_calls(
+        self, api_key_id: str, request_hash: str, since: datetime, count: int = 100
+    ) -> list[str]:
+        """The calls that a key's client made with this request, by their own ids, newest first."""
+        rows = await self._postgres.rows(CLIENT_CALLS_SQL, [api_key_id, request_hash, since, count])
+        return [row["client_call_id"] for row in rows]
+
+    async def underway(self, call: LedgerCall, fence: Fence | None) -> Underway | None:
+        """Until when a call that was under way still is; `None` when the writer must be asked."""
+        parameters = {
+            "call_id": call.key.id,
+            "request_hash": call.request_hash,
+            "now": self._clock.now(),
+            "thread_id": fence.thread_id if fence else None,
+            "epoch": fence.epoch if fence else None,
+        }
+        row = await self._postgres.row(UNDERWAY_SQL, parameters)
+        return None if row is None else Underway(row["due_at"])
+
     async def statement(
         self,
         tenant_id: str,
@@ -362,7 +440,10 @@ class PostgresLedgerBooks:
                 f"time_zone: {budget.time_zone!r} is no IANA time zone.", field="time_zone"
             ) from error
         limits = [_plain(budget.call_limit), _plain(budget.daily_limit)]
-        await self._postgres.run(SET_TENANT_SQL, [tenant_id, budget.time_zone, *limits, budget.mode])
+        today = day_in(budget.time_zone, self._clock.now())
+        async with self._postgres.transaction() as connection:
+            await connection.execute(SET_TENANT_SQL, [tenant_id, budget.time_zone, *limits, budget.mode])
+            await connection.execute(TOUCH_DAYS_SQL, [tenant_id, today])
 
     async def set_limit(self, account: Account, limit: Money | None, mode: Mode | None = None) -> None:
         """State the limit and the mode of a key, batch or profile; a tenant's day is `set_tenant`'s."""
@@ -466,6 +547,7 @@ def account_of(row: DictRow) -> tuple[Account, AccountRow]:
         spent=row["spent_nanodollars"],
         requests=row["requests"],
         tokens=row["tokens"],
+        version=row["version"],
     )
 
 
@@ -497,6 +579,7 @@ def hold_of(row: DictRow) -> HoldRow:
         reply_seconds=row["reply_seconds"],
         day=row["day"],
         due_at=row["due_at"],
+        client_call_id=row["client_call_id"],
     )
 
 
@@ -505,7 +588,12 @@ def entry_of(row: DictRow) -> JournalEntry:
     usage = row["usage"]
     tokens = Usage(usage.get("tokens_in", 0), usage.get("tokens_out", 0), usage.get("tokens_cached", 0))
     reply = CompletionReply(
-        row["reply"], tokens, row["model"], row["advisory"], FinishReason(row["finish_reason"])
+        text=row["reply"],
+        usage=tokens,
+        model=row["model"],
+        advisory=row["advisory"],
+        finish_reason=FinishReason(row["finish_reason"]),
+        choices=row["choices"],
     )
     return JournalEntry(
         reply, row["provider"], Money(row["actual_nanodollars"]), row["attempt"], row["created_at"]
@@ -557,7 +645,7 @@ def hold_row(row: HoldRow, now: datetime) -> tuple[Any, ...]:
         payer.tenant_id, payer.api_key_id, payer.batch_id, payer.profile,
         row.file_id, row.trace_id, row.provider, row.model, row.state.value,
         row.estimated, row.likely, row.open, row.charged, row.doubt_rule.value, row.rates,
-        row.token, row.journaled, row.reply_seconds, row.day, row.due_at, now,
+        row.token, row.journaled, row.reply_seconds, row.day, row.due_at, now, row.client_call_id,
     )  # fmt: skip
 
 
@@ -578,7 +666,7 @@ def journal_row(row: JournalRow) -> tuple[Any, ...]:
     return (
         row.call_id, row.request_hash, key.tenant_id, key.step, key.generation, key.number, entry.attempt, row.batch_id,
         reply.text, _json(row.usage), reply.finish_reason.value, reply.advisory, entry.provider, reply.model,
-        int(entry.actual), entry.created_at,
+        int(entry.actual), entry.created_at, reply.choices,
     )  # fmt: skip
 
 
@@ -622,6 +710,28 @@ def _number(value: object) -> float | str:
 
 def _money(amount: int | None) -> Money | None:
     return None if amount is None else Money(amount)
+
+
+def _is_of_today(row: DictRow, now: datetime) -> bool:
+    today = day_in(row["time_zone"], now).isoformat()
+    return bool(row["scope"] != Scope.TENANT_DAY or row["subject"] == today)
+
+
+def balances_of(book: Book) -> list[AccountBalance]:
+    """The accounts that a written book changed, as they now stand."""
+    balances = []
+    for account in book.changed_accounts:
+        row = book.accounts[account]
+        limit = (
+            book.budget_of(account.tenant_id).daily_limit
+            if account.scope is Scope.TENANT_DAY
+            else _money(row.limit)
+        )
+        held, spent = Money(row.held), Money(row.spent)
+        # it was read under its lock and written once since then
+        version = row.version + 1
+        balances.append(AccountBalance(account, limit, held, spent, row.requests, row.tokens, version))
+    return balances
 
 
 def _balance(row: DictRow) -> AccountBalance:

@@ -3,9 +3,11 @@
 import asyncio
 import secrets
 import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 from db.postgres import ledger as tables
 from db.postgres.ledger import PostgresLedgerBooks
@@ -31,6 +33,8 @@ from domain.money import Money
 from domain.ports import Clock
 
 WITHIN_SECONDS = 10.0
+#: calls under way elsewhere that are remembered, so that asking for them again costs no turn of the writer
+UNDERWAY_KEPT = 10_000
 
 Answer = TypeVar("Answer")
 
@@ -52,6 +56,7 @@ class PostgresLedger:
         self._postgres = postgres
         self._within_seconds = within_seconds
         self._tokens = tokens
+        self._underway: OrderedDict[UUID, None] = OrderedDict()
 
     @classmethod
     def over(cls, postgres: Postgres, conninfo: str, clock: Clock, **options: Any) -> Self:
@@ -74,8 +79,11 @@ class PostgresLedger:
     ) -> Hold | Replayed | Underway:
         """The journaled reply, the moment until which to wait, or a hold of the caller's own.
 
-        Raises `BudgetExhausted`, and with a fence `EpochSuperseded`.
+        Asking again while it is `Underway` only reads. Raises `BudgetExhausted`, with `refuse_other`
+        `IdempotencyMismatch`, and with a fence `EpochSuperseded`.
         """
+        if call.key.id in self._underway and (still := await self._still_underway(call, fence)) is not None:
+            return still
         command = Begin(call, self._tokens(), dispatch=dispatch, fence=fence)
         if call.mode is Mode.BEST_EFFORT and await self._may_go(call, fence):
             # the fence was looked at; a queued write cannot be refused by it any more
@@ -83,6 +91,8 @@ class PostgresLedger:
             self.writer.offer(forced)
             return Hold(call, command.token)
         outcome: Hold | Replayed | Underway = await self._submit(command)
+        if isinstance(outcome, Underway):
+            self._remember(call)
         return outcome
 
     async def dispatch(self, hold: Hold, fence: Fence | None = None) -> Underway | None:
@@ -153,6 +163,17 @@ class PostgresLedger:
 
     async def _submit(self, command: Command, *, patient: bool = False) -> Any:
         return await self.writer.submit(command, within_seconds=self._within_seconds, patient=patient)
+
+    async def _still_underway(self, call: LedgerCall, fence: Fence | None) -> Underway | None:
+        underway = await self.books.underway(call, fence)
+        if underway is None:
+            self._underway.pop(call.key.id, None)
+        return underway
+
+    def _remember(self, call: LedgerCall) -> None:
+        self._underway[call.key.id] = None
+        if len(self._underway) > UNDERWAY_KEPT:
+            self._underway.popitem(last=False)
 
     async def _may_go(self, call: LedgerCall, fence: Fence | None) -> bool:
         """Whether a best-effort call may go on the last known balances; false where it has a history.

@@ -36,12 +36,14 @@ from domain.book import (
 )
 from domain.completion import Fence
 from domain.errors import AssayError, Defect, LedgerConflict, LedgerOverloaded, LedgerUnavailable
-from domain.ledger import Account, Hold
+from domain.ledger import Account, AccountBalance, Hold
 from domain.ports import Clock
 
 log = structlog.get_logger(__name__)
 
 Connect = Callable[[], Awaitable[Connection]]
+#: hears which accounts a commit has changed, as they now stand; it must not wait
+OnCommitted = Callable[[Sequence[AccountBalance]], None]
 
 BATCH_LIMIT = 100
 GATHER_SECONDS = 0.2
@@ -165,8 +167,10 @@ class LedgerWriter:
         batch_limit: int = BATCH_LIMIT,
         gather_seconds: float = GATHER_SECONDS,
         close_seconds: float = 10.0,
+        on_committed: OnCommitted | None = None,
     ) -> None:
         self.figures = WriterFigures()
+        self.on_committed = on_committed
         self.queue_limit = queue_limit
         self._connect = connect
         self._clock = clock
@@ -404,6 +408,7 @@ class LedgerWriter:
                 missing.add(lack.account)
                 self._known.discard(lack.account)
         self._answer_all(batch, outcomes)
+        self._tell(book)
         figures = self.figures
         figures.flushes += 1
         figures.events += len(book.events)
@@ -450,6 +455,15 @@ class LedgerWriter:
             self._known |= unknown
 
     # --- answers ---
+
+    def _tell(self, book: Book) -> None:
+        if self.on_committed is None or not book.changed_accounts:
+            return
+        try:
+            self.on_committed(tables.balances_of(book))
+        except Exception:
+            # what is written is written, whatever becomes of its copies
+            log.exception("ledger_listener_failed")
 
     def _answer_all(self, batch: Sequence[Order], outcomes: Sequence[Any]) -> None:
         for order, outcome in zip(batch, outcomes, strict=True):

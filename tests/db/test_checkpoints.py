@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from db.postgres.checkpoints import ChecksummedSerializer, FencedPostgresSaver
-from db.postgres.grading import PostgresSubmissions, PostgresThreads
+from db.postgres.checkpoint_values import StoredValues
+from db.postgres.checkpoints import FencedPostgresSaver
+from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
 from db.postgres.pool import Postgres
 from domain.errors import CorruptCheckpoint, EpochSuperseded
 from domain.exam import Exam
@@ -171,14 +172,14 @@ async def test_a_missing_value_is_not_taken_for_an_empty_one(postgres: Postgres,
 @settings(max_examples=100)
 @given(value=PLAIN)
 def test_plain_values_come_back_exactly(value: object) -> None:
-    serializer = ChecksummedSerializer(JsonPlusSerializer())
+    serializer = StoredValues(JsonPlusSerializer())
     assert serializer.loads_typed(serializer.dumps_typed(value)) == value
 
 
 @settings(max_examples=100)
 @given(value=PLAIN, data=st.data())
 def test_one_flipped_bit_anywhere_is_noticed(value: object, data: st.DataObject) -> None:
-    serializer = ChecksummedSerializer(JsonPlusSerializer())
+    serializer = StoredValues(JsonPlusSerializer())
     kind, stored = serializer.dumps_typed(value)
     bit = data.draw(st.integers(0, 8 * len(stored) - 1))
     damaged = bytearray(stored)
@@ -225,3 +226,117 @@ async def test_the_saver_is_strict_whatever_the_environment_says(postgres: Postg
         env={"LANGGRAPH_STRICT_MSGPACK": "false", "PATH": "/usr/bin:/bin"},
     )
     assert ran.stdout.strip() == "None"
+
+
+async def test_a_straggler_of_an_older_run_can_change_nothing_of_the_newer_one(
+    postgres: Postgres, exam: Exam
+) -> None:
+    old = await running_file(postgres, exam)
+    newer = a_start(old.file_id)
+    epoch = await PostgresThreads(postgres).begin(newer)
+    assert epoch == 1
+    submissions, assessments = PostgresSubmissions(postgres), PostgresAssessments(postgres)
+    await submissions.propose(old.file_id, 1, newer.thread_id, epoch, an_assessment(exam))
+    with pytest.raises(EpochSuperseded):
+        await submissions.propose(old.file_id, 1, old.thread_id, old.epoch, an_assessment(exam, share=0.0))
+    with pytest.raises(EpochSuperseded):
+        await put(FencedPostgresSaver(postgres.pool, old.epoch), old, results={"q1": 1})
+    # nor does its next attempt begin
+    assert await PostgresThreads(postgres).begin(a_start(old.file_id, old.thread_id)) is None
+    recorded = await assessments.record(old.file_id, 1, newer.thread_id)
+    assert recorded.score == recorded.max_score
+
+
+async def test_of_two_runs_that_begin_at_once_the_later_one_goes_on(postgres: Postgres, exam: Exam) -> None:
+    threads, file = PostgresThreads(postgres), await running_file(postgres, exam)
+    newer = a_start(file.file_id)
+    epoch, old = await asyncio.gather(
+        threads.begin(newer), threads.begin(a_start(file.file_id, file.thread_id))
+    )
+    # whichever came first, the newer run owns the file now and the older one owns nothing
+    assert epoch == 1
+    assert old in (None, 2)
+    await put(
+        FencedPostgresSaver(postgres.pool, 1), RunningFile("", file.file_id, newer.thread_id, 1), results={}
+    )
+    with pytest.raises(EpochSuperseded):
+        await put(FencedPostgresSaver(postgres.pool, old or file.epoch), file, results={})
+
+
+async def test_a_value_of_five_megabytes_is_compressed_and_comes_back(postgres: Postgres, exam: Exam) -> None:
+    file = await running_file(postgres, exam)
+    saver = FencedPostgresSaver(postgres.pool, file.epoch)
+    notes = ["光合作用 needs light. " * 10 + str(number) for number in range(25_000)]
+    stored = await put(saver, file, notes=notes, stage="grading")
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"notes": notes, "stage": "grading"}
+    seen = await postgres.row("SELECT * FROM langgraph_checkpoints WHERE thread_id = %s", [file.thread_id])
+    assert seen is not None
+    assert seen["is_compressed"]
+    assert not seen["is_delta"]
+    assert 50_000 < seen["data_size_bytes"] < 1_000_000
+
+
+async def test_a_long_string_stands_once_beside_the_checkpoints_that_have_it(
+    postgres: Postgres, exam: Exam
+) -> None:
+    file = await running_file(postgres, exam)
+    saver = FencedPostgresSaver(postgres.pool, file.epoch)
+    essay = "An essay. " * 100
+    checkpoint = empty_checkpoint()
+    checkpoint["channel_values"] = {"essay": essay, "stage": "grading"}
+    checkpoint["channel_versions"] = {"essay": "1", "stage": "1"}
+    versions: Any = checkpoint["channel_versions"]
+    first = await saver.aput(config(file), checkpoint, {"step": 1}, versions)
+    second = {**checkpoint, "id": empty_checkpoint()["id"], "channel_versions": {"essay": "1", "stage": "2"}}
+    last = await saver.aput(first, second, {"step": 2}, {"stage": "2"})
+    found = await saver.aget_tuple(last)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"essay": essay, "stage": "grading"}
+    inline = await postgres.rows(
+        "SELECT checkpoint -> 'channel_values' AS inline FROM checkpoints WHERE thread_id = %s",
+        [file.thread_id],
+    )
+    assert [each["inline"] for each in inline] == [{"stage": "grading"}] * 2
+    assert await rows(postgres, file) == {"checkpoints": 2, "blobs": 1, "writes": 0}
+    seen = await postgres.row(
+        "SELECT is_delta, base_checkpoint_id FROM langgraph_checkpoints WHERE checkpoint_id = %s",
+        [second["id"]],
+    )
+    assert seen == {"is_delta": True, "base_checkpoint_id": checkpoint["id"]}
+
+
+async def test_deleting_a_run_keeps_the_values_that_another_runs_checkpoint_refers_to(
+    postgres: Postgres, exam: Exam
+) -> None:
+    file = await running_file(postgres, exam)
+    saver = FencedPostgresSaver(postgres.pool, file.epoch)
+    first = empty_checkpoint()
+    first["channel_values"] = {"kept": [1], "lost": [1]}
+    first["channel_versions"] = {"kept": "1", "lost": "1"}
+    before = await saver.aput(config(file), first, {"run_id": "one"}, {"kept": "1", "lost": "1"})
+    second = {**first, "id": empty_checkpoint()["id"], "channel_values": {"kept": [1], "lost": [2]}}
+    second["channel_versions"] = {"kept": "1", "lost": "2"}
+    after = await saver.aput(before, second, {"run_id": "two"}, {"lost": "2"})
+    await saver.adelete_for_runs(["one"])
+    assert await saver.aget_tuple(before) is None
+    found = await saver.aget_tuple(after)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"kept": [1], "lost": [2]}
+    assert await rows(postgres, file) == {"checkpoints": 1, "blobs": 2, "writes": 0}
+
+
+async def test_only_the_owner_of_a_thread_deletes_its_runs_and_copies_into_it(
+    postgres: Postgres, exam: Exam
+) -> None:
+    file = await running_file(postgres, exam)
+    saver = FencedPostgresSaver(postgres.pool, file.epoch)
+    await saver.aput(config(file), empty_checkpoint(), {"run_id": "one"}, {})
+    before = await rows(postgres, file)
+    stranger = FencedPostgresSaver(postgres.pool, file.epoch + 1)
+    with pytest.raises(EpochSuperseded):
+        await stranger.adelete_for_runs(["one"])
+    with pytest.raises(EpochSuperseded):
+        await stranger.acopy_thread(file.thread_id, file.thread_id)
+    assert await rows(postgres, file) == before

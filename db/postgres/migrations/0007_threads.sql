@@ -1,0 +1,28 @@
+-- Agents' threads: their history, their size, and one newest run a file (G2.5, G2.6, X14) ---------------
+
+-- The primary keys begin with the thread's id: these three are written with every checkpoint and read by nothing.
+DROP INDEX IF EXISTS checkpoints_thread_id_idx, checkpoint_blobs_thread_id_idx, checkpoint_writes_thread_id_idx;
+CREATE INDEX checkpoints_by_run ON checkpoints ((metadata ->> 'run_id')) WHERE metadata ? 'run_id';
+
+CREATE INDEX agent_threads_by_file ON agent_threads (file_id, generation);
+
+-- One row a checkpoint. `is_delta`: some of its channels are the base's, by version; the size is of what was
+-- stored with this one alone.
+CREATE VIEW langgraph_checkpoints AS
+    SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id,
+           COALESCE(bool_or(b.type LIKE '%+zlib'), false) AS is_compressed,
+           COALESCE(bool_or(base.checkpoint -> 'channel_versions' ->> v.key = v.value), false) AS is_delta,
+           CASE WHEN bool_or(base.checkpoint -> 'channel_versions' ->> v.key = v.value)
+                THEN c.parent_checkpoint_id END AS base_checkpoint_id,
+           (pg_column_size(c.checkpoint) + pg_column_size(c.metadata) + COALESCE(sum(octet_length(b.blob)) FILTER (
+               WHERE base.checkpoint -> 'channel_versions' ->> v.key IS DISTINCT FROM v.value), 0))::bigint
+               AS data_size_bytes,
+           (c.metadata ->> 'step')::integer AS step,
+           (c.checkpoint ->> 'ts')::timestamptz AS created_at
+    FROM checkpoints c
+    LEFT JOIN checkpoints base ON (base.thread_id, base.checkpoint_ns, base.checkpoint_id)
+        = (c.thread_id, c.checkpoint_ns, c.parent_checkpoint_id)
+    LEFT JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v ON true
+    LEFT JOIN checkpoint_blobs b ON (b.thread_id, b.checkpoint_ns, b.channel, b.version)
+        = (c.thread_id, c.checkpoint_ns, v.key, v.value)
+    GROUP BY c.thread_id, c.checkpoint_ns, c.checkpoint_id;
