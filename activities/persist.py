@@ -117,10 +117,22 @@ class PersistActivities:
         await self._count_in(input)
 
     @activity.defn
+    async def flag_file(self, input: FailureInput) -> None:
+        """The file waits for a human, with the code that says why."""
+        await self.assessments.flag(input.file_id, input.generation, input.code, input.message)
+        await self._ring_quietly()
+
+    @activity.defn
     async def cancel_file(self, input: FailureInput) -> None:
         """The file ends `cancelled`, unless it has ended."""
         await self.assessments.cancel(input.file_id, input.generation)
         await self._count_in(input)
+
+    @activity.defn
+    async def flag_saga(self, input: PersistInput) -> None:
+        """The saga's file waits for a human, as a step could not be undone."""
+        await self.assessments.flag_saga(input.file_id, input.generation, input.reason)
+        await self._ring_quietly()
 
     async def _count_in(self, input_: FailureInput) -> None:
         try:

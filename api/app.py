@@ -11,15 +11,19 @@ from starlette.types import Scope
 from api import (
     batches,
     census,
+    completions,
+    costs,
     estimates,
     exams,
     files,
     health,
+    keys,
     pauses,
     progress,
     reports,
     submissions,
     tables,
+    tenants,
     uploads,
 )
 from api.errors import Problem, answer_defect, install_error_handlers
@@ -61,6 +65,10 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         progress,
         submissions,
         census,
+        completions,
+        keys,
+        tenants,
+        costs,
     )
     for each in routers:
         app.include_router(each.router)

@@ -1,4 +1,4 @@
-"""What an OpenAI client is answered: completions, their chunks, errors and what is left of limits, as it expects."""
+"""What an OpenAI client is answered: completions and their chunks, errors, what is left of limits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,6 @@ from domain.gateway import LimitState
 from domain.money import Money
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 
 _FINISHED: Mapping[FinishReason, str] = {
     FinishReason.STOP: "stop",
@@ -82,13 +81,6 @@ class Chunks:
         """One chunk of the model's."""
         return self._begin + orjson.dumps(choices) + self._end
 
-    def whole(self, reply: CompletionReply) -> bytes:
-        """All of a reply that came at once: of a model that does not stream, or out of the journal."""
-        choices = orjson.loads(reply.choices) if reply.choices else _choices(reply)
-        said = [{**_of(each), "delta": _delta(each), "finish_reason": None} for each in choices]
-        ended = [{**_of(each), "delta": {}, "finish_reason": each["finish_reason"]} for each in choices]
-        return self.event(said) + self.event(ended)
-
     def last(self, reply: CompletionReply) -> bytes:
         """The end of a whole reply."""
         if not self._include_usage:
@@ -99,19 +91,6 @@ class Chunks:
 def _choices(reply: CompletionReply) -> list[dict[str, Any]]:
     message = {"role": "assistant", "content": reply.text}
     return [{"index": 0, "message": message, "finish_reason": _FINISHED[reply.finish_reason]}]
-
-
-def _of(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a choice stands beside its text."""
-    return {name: choice[name] for name in ("index", "logprobs") if name in choice}
-
-
-def _delta(choice: Mapping[str, Any]) -> dict[str, Any]:
-    delta = dict(choice["message"])
-    if delta.get("tool_calls"):
-        # in chunks each says which of them it is part of
-        delta["tool_calls"] = [{"index": index, **each} for index, each in enumerate(delta["tool_calls"])]
-    return delta
 
 
 def _usage(reply: CompletionReply) -> dict[str, Any]:
@@ -198,7 +177,12 @@ def error_headers(error: AssayError) -> dict[str, str]:
     return {"x-should-retry": "true" if again else "false"} | _after(error.retry_after_seconds, status)
 
 
-_TRY_AGAIN = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_TRY_AGAIN = (
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 
 
 def _after(seconds: float | None, status: int) -> dict[str, str]:

@@ -13,11 +13,10 @@ import orjson
 from domain.completion import Chat, Patience
 from domain.errors import InvalidInput
 from domain.gateway import Caller, check_session_id
-from domain.identity import is_segment
+from domain.keys import MAX_REPLY_TOKENS, check_profile
 
 MAX_MESSAGES = 2_048
 MAX_CHOICES = 16
-MAX_TOKENS = 1_000_000
 MAX_WAIT_SECONDS = 600.0
 #: of arrays and objects within each other; what is deeper is no schema of a tool but an attack
 MAX_DEPTH = 64
@@ -41,7 +40,9 @@ def _is_number(value: object) -> bool:
 
 
 def _number(low: float, high: float) -> Kind:
-    return Kind(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high)
+    return Kind(
+        f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high
+    )
 
 
 def _integer(low: int, high: int) -> Kind:
@@ -55,14 +56,14 @@ def _one_of(*values: str) -> Kind:
     return Kind("one of " + ", ".join(map(repr, values)), lambda value: value in values)
 
 
-def _list(at_most: int, item: type) -> Kind:
+def _list(at_most: int, item: type, plural: str) -> Kind:
     def holds(value: Any) -> bool:
-        return isinstance(value, list) and len(value) <= at_most and all(isinstance(each, item) for each in value)
+        is_list = isinstance(value, list) and len(value) <= at_most
+        return is_list and all(isinstance(each, item) for each in value)
 
-    return Kind(f"a list of at most {at_most} {_PLURALS[item]}", holds)
+    return Kind(f"a list of at most {at_most} {plural}", holds)
 
 
-_PLURALS = {str: "strings", dict: "objects"}
 _TEXT = Kind("a string", lambda value: isinstance(value, str))
 _NAME = Kind(
     f"a string of at most {_MAX_NAME_LENGTH} characters",
@@ -73,19 +74,19 @@ _OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 _TEXT_OR_OBJECT = Kind("a string or an object", lambda value: isinstance(value, str | dict))
 _STOP = Kind(
     "a string or a list of at most 4 strings",
-    lambda value: isinstance(value, str) or _list(4, str).holds(value),
+    lambda value: isinstance(value, str) or _list(4, str, "strings").holds(value),
 )
 _TYPED = Kind(
     "an object with a 'type'", lambda value: isinstance(value, dict) and isinstance(value.get("type"), str)
 )
-_TOKENS = _integer(1, MAX_TOKENS)
+_TOKENS = _integer(1, MAX_REPLY_TOKENS)
 _SIGNED_64 = _integer(-(2**63), 2**63 - 1)
 
 #: passed on as they are
 PARAMETERS: Mapping[str, Kind] = {
     "frequency_penalty": _number(-2, 2),
     "function_call": _TEXT_OR_OBJECT,
-    "functions": _list(128, dict),
+    "functions": _list(128, dict, "objects"),
     "logit_bias": _OBJECT,
     "logprobs": _BOOLEAN,
     "metadata": _OBJECT,
@@ -106,7 +107,7 @@ PARAMETERS: Mapping[str, Kind] = {
     "store": Kind("false: the gateway lets nobody keep a chat", lambda value: value is False),
     "temperature": _number(0, 2),
     "tool_choice": _TEXT_OR_OBJECT,
-    "tools": _list(128, dict),
+    "tools": _list(128, dict, "objects"),
     "top_logprobs": _integer(0, 20),
     "top_p": _number(0, 1),
     "user": _NAME,
@@ -135,7 +136,7 @@ _STREAM_OPTIONS = ("include_usage", "include_obfuscation")
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A chat completion as a client asked for it; `max_tokens` of one choice, `None` where it says nothing."""
+    """A chat completion as a client asked for it; `max_tokens` is of one choice, and may not be stated."""
 
     model: str
     chat: Chat
@@ -205,7 +206,9 @@ def _known(document: dict[str, Any]) -> dict[str, Any]:
 
 def _unknown(name: str) -> InvalidInput:
     if name in UNSERVED:
-        return InvalidInput(f"'{name}' is not served here: nobody could say beforehand what it costs.", field=name)
+        return InvalidInput(
+            f"'{name}' is not served here: nobody could say beforehand what it costs.", field=name
+        )
     return InvalidInput(f"Unrecognized request argument supplied: {name[:100]}", field=name[:100])
 
 
@@ -236,7 +239,9 @@ def _session(document: Mapping[str, Any]) -> str:
     if "session" not in document:
         return ""
     if document.get("n", 1) > 1:
-        raise InvalidInput("A turn of a conversation has one answer: leave 'n' out, or the session.", field="n")
+        raise InvalidInput(
+            "A turn of a conversation has one answer: leave 'n' out, or the session.", field="n"
+        )
     return check_session_id(document["session"])
 
 
@@ -256,7 +261,8 @@ def _check_message(where: str, message: object) -> None:
         return
     if not isinstance(content, list) or not content:
         raise InvalidInput(
-            f"Invalid value for '{where}.content': expected a string or a list of parts.", field=f"{where}.content"
+            f"Invalid value for '{where}.content': expected a string or a list of parts.",
+            field=f"{where}.content",
         )
     for index, part in enumerate(content):
         _check_part(f"{where}.content[{index}]", part)
@@ -299,6 +305,4 @@ def profile_of(caller: Caller, asked: str) -> str:
         raise InvalidInput(
             f"This key pays from the profile {caller.profile!r}; leave 'profile' out.", field="profile"
         )
-    if asked and not is_segment(asked):
-        raise InvalidInput("profile: letters, digits and _ . - are allowed.", field="profile")
-    return caller.profile or asked
+    return caller.profile or (check_profile(asked) if asked else "")

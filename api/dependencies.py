@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Request, Security
 from fastapi.dependencies.models import Dependant
@@ -15,15 +15,15 @@ from api.metrics import ApiMetrics
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
-from domain.gateway import Caller
+from domain.gateway import Caller, ClientCalls, Completions
 from domain.identity import is_segment
+from domain.keys import Costs, KeyRegister, KeyScope, Tenants
 from domain.ports import (
     AgentStates,
     Batches,
     Clock,
     Exams,
     IdempotencyKeys,
-    Keys,
     Objects,
     Orchestrator,
     Pinged,
@@ -35,8 +35,6 @@ from domain.ports import (
     Resumptions,
     TokenRatios,
 )
-
-Scope = Literal["read", "submit", "admin"]
 
 MAX_ID_LENGTH = 100
 
@@ -52,6 +50,8 @@ class Limits:
     part_bytes: int = 5 * 1024**2
     max_exam_bytes: int = 5 * 1024**2
     max_body_bytes: int = 64 * 1024
+    #: of one chat completion
+    max_chat_bytes: int = 10 * 1024**2
     #: open event streams and WebSockets of this process
     max_streams: int = 1_000
     #: how long a client may take nothing before its stream is cut
@@ -108,7 +108,11 @@ class Services:
     results: Results
     result_cache: ResultCache
     report_cache: ReportCache
-    keys: Keys
+    keys: KeyRegister
+    tenants: Tenants
+    costs: Costs
+    #: the tenant whose admin keys may make other tenants
+    operator_tenant: str
     idempotency_keys: IdempotencyKeys
     objects: Objects
     bell: ProgressBell
@@ -120,6 +124,8 @@ class Services:
     clock: Clock
     models: ModelNames
     metrics: ApiMetrics
+    completions: Completions
+    client_calls: ClientCalls
     limits: Limits = Limits()
     #: the resources without which the process cannot serve; absence of the others is degradation
     essential: frozenset[str] = frozenset({"postgres"})
@@ -149,7 +155,7 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="The ke
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="api_key", description="The key.")
 
 
-def require(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+def require(*scopes: KeyScope) -> Callable[..., Awaitable[Caller]]:
     """The dependency that answers the caller if its key has one of the scopes, and the query is declared."""
 
     async def caller(
@@ -170,7 +176,7 @@ Submitter = Annotated[Caller, Depends(require("submit"))]
 Admin = Annotated[Caller, Depends(require("admin"))]
 
 
-async def authenticate(services: Services, secret: str | None, *scopes: Scope) -> Caller:
+async def authenticate(services: Services, secret: str | None, *scopes: KeyScope) -> Caller:
     """The caller of the key; raises `Unauthenticated` or `Forbidden`."""
     if not secret:
         raise Unauthenticated(

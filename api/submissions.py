@@ -5,11 +5,11 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
-from api.dependencies import Reader, Services, ServicesOf, check_id
+from api.dependencies import Reader, Services, ServicesOf, Submitter, check_id
 from api.errors import problems
 from api.wire import SubmissionId, iso
 from domain.batch import AgentState, StoredFile
-from domain.errors import NotFound, TemporalUnavailable
+from domain.errors import IllegalTransition, NotFound, TemporalUnavailable
 from domain.identity import file_workflow_id
 from domain.states import FileState
 
@@ -71,6 +71,34 @@ async def read_submission_state(
     return SubmissionState(
         submission_id=file.id, state=file.state, workflow_id=workflow_id, source=source, **vars(state)
     )
+
+
+class Retried(BaseModel):
+    """A submission that goes on where its agent was."""
+
+    submission_id: str
+    workflow_id: str
+
+
+@router.post(
+    "/{submission_id}/retry",
+    status_code=202,
+    summary="Go on with a submission that needs intervention",
+    description="For a submission whose agent could not save its checkpoint: once the cause is seen to, it "
+    "goes on where it was. Anything else is a 409.",
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
+async def retry_submission(submission_id: SubmissionId, caller: Submitter, services: ServicesOf) -> Retried:
+    """Wake the submission's workflow."""
+    file = await services.batches.submission(caller.tenant_id, check_id("submission", submission_id))
+    if file.state is not FileState.NEEDS_INTERVENTION:
+        raise IllegalTransition(
+            f"Submission {file.id} is {file.state}; only one that needs_intervention can be retried.",
+            field="submission_id",
+        )
+    workflow_id = file.workflow_id or file_workflow_id(file.batch_id, file.id)
+    await services.orchestrator.retry_file(workflow_id)
+    return Retried(submission_id=file.id, workflow_id=workflow_id)
 
 
 async def _agent_state(services: Services, workflow_id: str, file: StoredFile) -> tuple[Source, AgentState]:

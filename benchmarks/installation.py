@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,8 @@ class Installation:
     """A running installation and the ways to ask it."""
 
     folder: Path
+    url: str
+    key: str
     addresses: Addresses
     client: ApiClient
     postgres: psycopg.AsyncConnection[tuple[str, int]]
@@ -119,13 +121,16 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(latency_seconds: float) -> AsyncIterator[Installation]:
-    """Servers, workers and API as `assay up` starts them, over a temporary folder, then gone."""
+async def installation(latency_seconds: float, **settings: str) -> AsyncIterator[Installation]:
+    """Servers, workers and API as `assay up` starts them, over a temporary folder, then gone.
+
+    `settings` are variables of the environment beside the defaults.
+    """
     with tempfile.TemporaryDirectory(prefix="assay-benchmark-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "data"
         script = Path(name) / "script.json"
         script.write_text(model_script(latency_seconds))
-        _set_environment(script)
+        _set_environment({"ASSAY_MODELS__SCRIPT": str(script), **settings})
         async with local_installation(Settings(folder=folder)) as local:
             stack = running_stack(folder)
             assert stack is not None
@@ -135,15 +140,17 @@ async def installation(latency_seconds: float) -> AsyncIterator[Installation]:
                     addresses.temporal_address, namespace=addresses.temporal_namespace
                 )
                 async with await _connect(addresses.postgres_url) as postgres:
-                    yield Installation(folder, addresses, client, postgres, temporal)
+                    yield Installation(
+                        folder, local.api_url, local.key, addresses, client, postgres, temporal
+                    )
 
 
 async def _connect(url: str) -> psycopg.AsyncConnection[tuple[str, int]]:
     return await psycopg.AsyncConnection.connect(url, autocommit=True)
 
 
-def _set_environment(script: Path) -> None:
+def _set_environment(settings: Mapping[str, str]) -> None:
     """Our settings alone, whatever the caller's environment says: the defaults are what is measured."""
     for name in [each for each in os.environ if each.startswith("ASSAY_")]:
         del os.environ[name]
-    os.environ["ASSAY_MODELS__SCRIPT"] = str(script)
+    os.environ.update(settings)

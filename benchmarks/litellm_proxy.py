@@ -68,8 +68,10 @@ async def _finished(command: list[str]) -> str:
 
 
 @asynccontextmanager
-async def litellm_proxy(environment: Path, folder: Path, upstream_url: str, model: str) -> AsyncIterator[Proxy]:
-    """The proxy in front of the upstream, serving one model, until the block ends; raises `NotInstallable`."""
+async def litellm_proxy(
+    environment: Path, folder: Path, upstream_url: str, model: str
+) -> AsyncIterator[Proxy]:
+    """The proxy before the upstream, until the block ends; raises `NotInstallable`."""
     python = await install(environment)
     version, key, port = await _finished([str(python), "-c", _VERSION]), secrets.token_hex(16), _free_port()
     configuration = folder / "litellm.yaml"
@@ -103,7 +105,11 @@ def _configuration(upstream_url: str, model: str, key: str) -> dict[str, object]
 def _environment() -> dict[str, str]:
     """Nothing of the caller's providers; prices as shipped, as nothing is fetched here."""
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
-    return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    return kept | {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MODE": "PRODUCTION",
+    }
 
 
 async def _ready(proxy: Proxy, process: asyncio.subprocess.Process) -> None:

@@ -24,6 +24,7 @@ from domain.ledger import (
     DOUBT_SECONDS,
     HOLD_MOVES,
     NO_TIMING,
+    NOTHING,
     OPEN_STATES,
     Account,
     CallKey,
@@ -47,10 +48,11 @@ from domain.ledger import (
     event_id,
     movements,
 )
-from domain.money import Money
+from domain.money import ZERO, Money
 
+#: a hold that a script has written waits so long for its end
+SCRIPT_SECONDS = 24 * 3600.0
 _NO_BUDGET = TenantBudget()
-_NO_USAGE: Mapping[str, Any] = {}
 
 
 class MissingAccount(Exception):
@@ -63,7 +65,7 @@ class MissingAccount(Exception):
 
 @dataclass(slots=True)
 class AccountRow:
-    """An account under its lock."""
+    """An account under its lock; the limit of a tenant's day is the tenant's."""
 
     limit: int | None
     held: int
@@ -71,6 +73,14 @@ class AccountRow:
     requests: int
     tokens: int
     version: int
+
+
+class Accounts(dict[Account, AccountRow]):
+    """The accounts that the book was given; asked for any other it raises `MissingAccount`."""
+
+    def __missing__(self, account: Account) -> AccountRow:
+        """Raise."""
+        raise MissingAccount(account)
 
 
 @dataclass(slots=True)
@@ -98,6 +108,8 @@ class HoldRow:
     day: date
     due_at: datetime
     client_call_id: str
+    #: it is among what the book will write
+    changed: bool = False
 
     def move(self, state: HoldState) -> None:
         """Take a legal move; `LedgerConflict` for any other."""
@@ -127,7 +139,7 @@ class Book:
     now: datetime
     days: Mapping[str, date]
     budgets: Mapping[str, TenantBudget] = field(default_factory=dict)
-    accounts: dict[Account, AccountRow] = field(default_factory=dict)
+    accounts: Accounts = field(default_factory=Accounts)
     holds: dict[UUID, list[HoldRow]] = field(default_factory=dict)
     journal: dict[tuple[UUID, str], JournalEntry] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
@@ -138,14 +150,17 @@ class Book:
     facts: list[LedgerFact] = field(default_factory=list)
     journaled: list[JournalRow] = field(default_factory=list)
     changed_accounts: set[Account] = field(default_factory=set)
-    new_holds: dict[tuple[UUID, int], HoldRow] = field(default_factory=dict)
-    changed_holds: dict[tuple[UUID, int], HoldRow] = field(default_factory=dict)
+    new_holds: list[HoldRow] = field(default_factory=list)
+    changed_holds: list[HoldRow] = field(default_factory=list)
+    _moments: dict[float, datetime] = field(default_factory=dict)
 
     # --- what is known ---
 
-    def budget_of(self, tenant_id: str) -> TenantBudget:
-        """What the tenant has set; without limits where it has set nothing."""
-        return self.budgets.get(tenant_id, _NO_BUDGET)
+    def after(self, seconds: float) -> datetime:
+        """So long from now."""
+        if (moment := self._moments.get(seconds)) is None:
+            moment = self._moments[seconds] = self.now + timedelta(seconds=seconds)
+        return moment
 
     def holds_of(self, call_id: UUID) -> list[HoldRow]:
         """The call's holds, oldest first."""
@@ -171,12 +186,12 @@ class Book:
     def check_limits(self, payer: Payer, estimated: int) -> None:
         """Raise `BudgetExhausted` for the first scope that the hold would pass (L12)."""
         estimated = int(estimated)  # money's own arithmetic costs ten times an integer's, in the hottest loop
-        budget = self.budget_of(payer.tenant_id)
+        budget = self.budgets.get(payer.tenant_id, _NO_BUDGET)
         if budget.call_limit is not None and estimated > budget.call_limit:
             raise _exhausted(Scope.CALL, "", budget.call_limit, estimated - budget.call_limit)
         for account in accounts_of(payer, self.days[payer.tenant_id]):
-            row = self._account(account)
-            limit = budget.daily_limit if account[1] is Scope.TENANT_DAY else row.limit
+            row = self.accounts[account]
+            limit = row.limit
             if limit is not None and (total := row.held + row.spent + estimated) > limit:
                 raise _exhausted(account.scope, account.subject, limit, total - limit, row.held)
 
@@ -198,7 +213,7 @@ class Book:
                 raise
         row = self._row(call, token)
         self.add(row)
-        self.append(row, EventType.HOLD, estimated=row.estimated)
+        self.append(row, EventType.HOLD, estimated=call.estimated)
         if dispatched:
             self.dispatch(row)
         return row
@@ -226,34 +241,34 @@ class Book:
             journaled=False,
             reply_seconds=call.reply_seconds,
             day=self.days[call.payer.tenant_id],
-            due_at=self.now + timedelta(seconds=call.hold_seconds),
+            due_at=self.after(call.hold_seconds),
             client_call_id=call.client_call_id,
         )
 
     def add(self, row: HoldRow) -> None:
         """Keep a new hold."""
         self.holds_of(row.call_id).append(row)
-        self.new_holds[row.call_id, row.attempt] = row
+        self.new_holds.append(row)
+        row.changed = True
 
     def touch(self, row: HoldRow) -> None:
         """The hold was changed."""
-        if (row.call_id, row.attempt) not in self.new_holds:
-            self.changed_holds[row.call_id, row.attempt] = row
+        if not row.changed:
+            self.changed_holds.append(row)
+            row.changed = True
 
     def dispatch(self, row: HoldRow) -> None:
         """The call is about to leave; others wait for its reply until then."""
         row.move(HoldState.DISPATCHED)
-        row.due_at = self.now + timedelta(seconds=row.reply_seconds)
+        row.due_at = self.after(row.reply_seconds)
         self.touch(row)
-        self.facts.append(
-            LedgerFact(FactKind.DISPATCHED, row.payer, row.call_id, row.attempt, row.trace_id)
-        )  # fmt: skip
+        self.facts.append(LedgerFact(FactKind.DISPATCHED, row.payer, row.call_id, row.attempt, row.trace_id))
 
     def doubt(self, row: HoldRow, reason: str, rule: DoubtRule | None = None) -> None:
         """The call was sent, and nobody knows what became of it: it stays charged at its hold."""
         row.move(HoldState.IN_DOUBT)
         row.doubt_rule = rule or row.doubt_rule
-        row.due_at = self.now + timedelta(seconds=DOUBT_SECONDS)
+        row.due_at = self.after(DOUBT_SECONDS)
         self.touch(row)
         data = {"reason": reason, "amount_nanodollars": row.open, "rule": row.doubt_rule}
         self.facts.append(
@@ -269,7 +284,7 @@ class Book:
         actual: int = 0,
         reference: str = "",
         status: EventStatus = EventStatus.OK,
-        usage: Mapping[str, Any] = _NO_USAGE,
+        usage: Mapping[str, Any] = NOTHING,
         rates: str | None = None,
         provider: str = "",
         model: str = "",
@@ -279,8 +294,8 @@ class Book:
         if row.state is not state:
             row.move(state)
         self.append(
-            row, event_type, estimated=row.open, actual=actual, reference=reference, status=status,
-            usage=usage, rates=rates, provider=provider, model=model, timing=timing,
+            row, event_type, estimated=Money(row.open), actual=Money(actual), reference=reference,
+            status=status, usage=usage, rates=rates, provider=provider, model=model, timing=timing,
         )  # fmt: skip
         row.open = 0
         row.charged += actual
@@ -291,11 +306,11 @@ class Book:
         row: HoldRow,
         event_type: EventType,
         *,
-        estimated: int,
-        actual: int = 0,
+        estimated: Money,
+        actual: Money = ZERO,
         reference: str = "",
         status: EventStatus = EventStatus.OK,
-        usage: Mapping[str, Any] = _NO_USAGE,
+        usage: Mapping[str, Any] = NOTHING,
         rates: str | None = None,
         provider: str = "",
         model: str = "",
@@ -309,8 +324,8 @@ class Book:
                 call_id=row.call_id,
                 attempt=row.attempt,
                 payer=row.payer,
-                estimated=Money(estimated),
-                actual=Money(actual),
+                estimated=estimated,
+                actual=actual,
                 day=self.days[row.payer.tenant_id],
                 hold_day=row.day,
                 occurred_at=self.now,
@@ -328,13 +343,14 @@ class Book:
 
     def enter(self, event: LedgerEvent) -> None:
         """Apply an event to every account that it moves."""
-        for name, held, spent, requests, tokens in movements(event):
-            account = self._account(name)
-            account.held += held
-            account.spent += spent
-            account.requests += requests
-            account.tokens += tokens
-            self.changed_accounts.add(name)
+        for accounts, held, spent, requests, tokens in movements(event):
+            for account in accounts:
+                row = self.accounts[account]
+                row.held += held
+                row.spent += spent
+                row.requests += requests
+                row.tokens += tokens
+            self.changed_accounts.update(accounts)
         self.events.append(event)
 
     def keep(self, row: HoldRow, key: CallKey, entry: JournalEntry, usage: Mapping[str, Any]) -> JournalEntry:
@@ -345,12 +361,6 @@ class Book:
             JournalRow(row.call_id, key, row.request_hash, row.payer.batch_id, entry, usage)
         )
         return entry
-
-    def _account(self, account: Account) -> AccountRow:
-        try:
-            return self.accounts[account]
-        except KeyError:
-            raise MissingAccount(account) from None
 
 
 def _exhausted(scope: Scope, subject: str, limit: int, missing: int, held: int = 0) -> BudgetExhausted:
@@ -736,7 +746,7 @@ class WriteEvent:
             raise LedgerConflict("A hold spends nothing, and counts on its own day.")
         if not self.forced:
             book.check_limits(event.payer, event.estimated)
-        book.add(_row_of(event, book.now))
+        book.add(_row_of(event, book))
         book.enter(event)
 
     def _end(self, book: Book, row: HoldRow | None) -> None:
@@ -776,7 +786,7 @@ _ENDS = {
 }
 
 
-def _row_of(event: LedgerEvent, now: datetime) -> HoldRow:
+def _row_of(event: LedgerEvent, book: Book) -> HoldRow:
     return HoldRow(
         call_id=event.call_id,
         attempt=event.attempt,
@@ -797,7 +807,7 @@ def _row_of(event: LedgerEvent, now: datetime) -> HoldRow:
         journaled=False,
         reply_seconds=0.0,
         day=event.hold_day,
-        due_at=now + timedelta(days=1),
+        due_at=book.after(SCRIPT_SECONDS),
         client_call_id="",
     )
 

@@ -167,6 +167,13 @@ class ModelNames:
     providers: tuple[str, ...] = ()
     #: providers that could be there, and what each is missing
     absent: Mapping[str, str] = field(default_factory=dict)
+    #: those of the names that mark answers and refuse a chat
+    graders: frozenset[str] = frozenset()
+
+    @property
+    def chatting(self) -> tuple[str, ...]:
+        """The names that can be asked in a chat; any name of a provider can."""
+        return tuple(name for name in self.names if name not in self.graders)
 
     def check(self, name: str) -> None:
         """Raise `UnknownModel` with those that are known, unless something serves the name."""
@@ -190,6 +197,8 @@ class CompletionReply:
     model: str
     advisory: bool = False
     finish_reason: FinishReason = FinishReason.STOP
+    #: the upstream counted nothing that can be believed: counted here by bytes, never fewer than there were
+    usage_estimated: bool = False
     #: what the ledger has committed for it
     cost_nanodollars: int = 0
     #: the reply to a chat: the `choices` of OpenAI's protocol as JSON; `text` is the first one's

@@ -44,6 +44,7 @@ AssayError
 ├── EpochSuperseded           a newer attempt owns the thread; this one must not write
 ├── AgentDrained              the worker shuts down; the next attempt resumes
 ├── SagaStepRefused           a saga step met an error that is not unreachability
+├── CompensationFailed        a saga's step could not be undone; a human should look
 └── Defect                    our own mistake
 ```
 
@@ -401,6 +402,13 @@ class SagaStepRefused(AssayError):
     """A saga step met an error that is not unreachability; the saga compensates."""
 
     code = "saga_step_refused"
+    expected = False
+
+
+class CompensationFailed(AssayError):
+    """A saga's step could not be undone; the file waits for a human (G4.4)."""
+
+    code = "compensation_failed"
     expected = False
 
 

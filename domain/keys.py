@@ -323,7 +323,7 @@ class KeyRegister(Keys, Protocol):
         ...
 
     async def change(self, tenant_id: str, key_id: str, changes: KeyChanges) -> ApiKey:
-        """Change terms, all of them or none; they hold for the next request. A revoked key is a `Conflict`."""
+        """Change terms, all of them or none, from the next request on; a revoked key is a `Conflict`."""
         ...
 
     async def revoke(self, tenant_id: str, key_id: str) -> Revocation:

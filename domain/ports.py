@@ -354,6 +354,10 @@ class Orchestrator(Protocol):
         """Tell the batch's workflow that it was resumed; raises `NotFound` or `TemporalUnavailable`."""
         ...
 
+    async def retry_file(self, workflow_id: str) -> None:
+        """Tell a file's workflow that what it waits for is seen to; raises as `resume_batch`."""
+        ...
+
     async def agent_state(self, workflow_id: str) -> AgentState:
         """The workflow's own word on its agent; raises `NotFound` or `TemporalUnavailable`."""
         ...
@@ -440,6 +444,14 @@ class Assessments(Protocol):
 
     async def fail(self, file_id: str, generation: int, code: str, message: str) -> None:
         """The file ends `failed`, unless it has ended."""
+        ...
+
+    async def flag_saga(self, file_id: str, generation: int, reason: str) -> None:
+        """The saga and its file wait for a human, as a step could not be undone."""
+        ...
+
+    async def flag(self, file_id: str, generation: int, code: str, message: str) -> None:
+        """The file waits for a human, if it is running."""
         ...
 
     async def cancel(self, file_id: str, generation: int) -> None:

@@ -1,7 +1,7 @@
 """What is known of one call on its way through the gateway: a section a step, written by no other (O6)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from domain.completion import CompletionReply, CompletionRequest, Payer
@@ -63,10 +63,9 @@ class Called:
 
 @dataclass(frozen=True)
 class Transformed:
-    """The reply as its caller gets it, and whether its usage had to be estimated."""
+    """The reply as its caller gets it."""
 
     reply: CompletionReply
-    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,3 @@ class Context:
         """The identity of the call in the ledger."""
         request = self.request
         return CallKey(self.payer.tenant_id, str(request.step), request.step.generation, request.call_number)
-
-    @property
-    def sent(self) -> CompletionRequest:
-        """The request as it is said to a model: after what its conversation has said before.
-
-        Its hash is not the call's: the same call finds a longer conversation when it is repeated.
-        """
-        request, loaded = self.request, self.conversation
-        if request.chat is None or loaded is None or loaded.turn is None:
-            return request
-        return replace(request, chat=replace(request.chat, messages=loaded.messages))

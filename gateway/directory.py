@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
-from domain.completion import PROVIDER_SEPARATOR, CompletionReply, CompletionRequest, ModelNames
+from domain.completion import PROVIDER_SEPARATOR, CompletionReply, CompletionRequest, ModelNames, OnChunk
+from domain.gateway import StreamingModels
 from domain.ports import Models
+
+
+@runtime_checkable
+class _Closing(Protocol):
+    """Has connections to close."""
+
+    async def close(self) -> None:
+        """Close them."""
+        ...
 
 
 class ModelDirectory:
@@ -22,8 +33,22 @@ class ModelDirectory:
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
         """The upstream's reply; raises `UnknownModel`, or the upstream's error."""
-        self.known.check(request.model)
-        upstream = self._upstreams.get(request.model)
-        if upstream is None:
-            upstream = self._providers[request.model.partition(PROVIDER_SEPARATOR)[0]]
+        return await self._upstream_of(request.model).complete(request)
+
+    async def stream(self, request: CompletionRequest, on_chunk: OnChunk) -> CompletionReply:
+        """As `complete`, and each chunk as it comes from an upstream that tells them."""
+        upstream = self._upstream_of(request.model)
+        if isinstance(upstream, StreamingModels):
+            return await upstream.stream(request, on_chunk)
         return await upstream.complete(request)
+
+    async def close(self) -> None:
+        """Close the connections of those that keep some."""
+        for upstream in (*self._upstreams.values(), *self._providers.values()):
+            if isinstance(upstream, _Closing):
+                await upstream.close()
+
+    def _upstream_of(self, model: str) -> Models:
+        self.known.check(model)
+        upstream = self._upstreams.get(model)
+        return upstream or self._providers[model.partition(PROVIDER_SEPARATOR)[0]]

@@ -48,7 +48,9 @@ class GatewayFigures:
             "routing_affinity_hits", "Those that the preferred upstream answered.", registry=registry
         )
         self.affinity_stale = Counter(
-            "routing_affinity_stale_count", "Preferences for an upstream that could not serve.", registry=registry
+            "routing_affinity_stale_count",
+            "Preferences for an upstream that could not serve.",
+            registry=registry,
         )
         self.affinity_hit_rate = Gauge(
             "routing_affinity_hit_rate", "Share of the lookups that were hits.", registry=registry
@@ -57,7 +59,10 @@ class GatewayFigures:
             "gateway_hold_seconds", "How long a hold took.", buckets=_LEDGER_BUCKETS, registry=registry
         )
         self.settle_seconds = Histogram(
-            "gateway_settle_seconds", "How long a settlement took.", buckets=_LEDGER_BUCKETS, registry=registry
+            "gateway_settle_seconds",
+            "How long a settlement took.",
+            buckets=_LEDGER_BUCKETS,
+            registry=registry,
         )
         self._lookups = self._hits = 0
 

@@ -1,14 +1,13 @@
 """A caller that hears a reply while it is being written, and may leave at any time without disturbing it."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
 import structlog
 
-from domain.completion import CompletionReply, FinishReason, OnChunk
+from domain.completion import OnChunk
 
 #: who takes nothing for so long has gone: the upstream's stream must not stand still for it
 STALL_SECONDS = 30.0
@@ -42,39 +41,8 @@ class Listener:
         finally:
             self._telling = None
 
-    async def hear_whole(self, reply: CompletionReply) -> None:
-        """Pass the reply on as one chunk, unless it was told already."""
-        if self.wants_chunks and not self.told:
-            await self.hear(whole(reply))
-
     def leave(self) -> None:
         """The caller has gone: nothing is told any more, and nobody waits for it."""
         self._on_chunk = None
         if self._telling is not None:
             self._telling.reschedule(asyncio.get_running_loop().time())
-
-
-def whole(reply: CompletionReply) -> list[Mapping[str, Any]]:
-    """A reply as the choices of its only chunk."""
-    return [
-        {
-            "index": choice.get("index", index),
-            "delta": _numbered(choice["message"]),
-            "finish_reason": choice["finish_reason"],
-        }
-        for index, choice in enumerate(json.loads(reply.choices or choices_of(reply)))
-    ]
-
-
-def choices_of(reply: CompletionReply) -> str:
-    """The choices of a reply that has a text and no more."""
-    reason = "content_filter" if reply.finish_reason is FinishReason.FILTERED else str(reply.finish_reason)
-    message = {"role": "assistant", "content": reply.text}
-    return json.dumps([{"index": 0, "message": message, "finish_reason": reason}], ensure_ascii=False)
-
-
-def _numbered(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message as a delta, whose calls of tools have numbers."""
-    if not (calls := message.get("tool_calls")):
-        return message
-    return {**message, "tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}

@@ -4,41 +4,30 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from time import monotonic
 
-from domain.completion import Payer
-from domain.errors import RateLimited, Unavailable
+from domain.errors import AssayError, ModelUnavailable, RateLimited, Unavailable
 from domain.gateway import Permit, Quotas, RateLimit, RateLimits
-from domain.ledger import CallKey, FactKind, LedgerFact
+from domain.ledger import FactKind, LedgerFact
 from gateway.context import Context, QuotaChecked
 
 #: a place that nobody gives back is free again after so long; no call with all its retries lasts longer
 LEASE_SECONDS = 900.0
-#: limits of a tenant are read again after so long
+#: a tenant's limits are read again after so long
 LIMITS_SECONDS = 60.0
-LIMITS_KEPT = 1_000
+LIMITS_KEPT = 10_000
 
 
-async def no_limits(payer: Payer) -> Sequence[RateLimit]:
+async def no_limits(tenant_id: str) -> Sequence[RateLimit]:
     """No tenant is limited."""
     return ()
-
-
-@dataclass
-class _Wait:
-    """What one call has waited for, so far."""
-
-    began: float
-    rounds: int = 0
-    limit: str = ""
 
 
 class QuotaStep:
     """Grants a call its place under the rate limits, and refuses it when a budget is spent.
 
-    `limits_of` answers the limits of a payer without a caller, which is an agent's tenant; they are kept a
-    minute. `record` hears of every wait (L10).
+    `limits_of` answers the limits of a tenant for its agents, who have no caller; they are kept a minute.
+    `record` hears of every call that waited, and how that ended (L10).
     """
 
     def __init__(
@@ -47,7 +36,7 @@ class QuotaStep:
         quotas: Quotas | None,
         *,
         record: Callable[[LedgerFact], Awaitable[None]],
-        limits_of: Callable[[Payer], Awaitable[Sequence[RateLimit]]] = no_limits,
+        limits_of: Callable[[str], Awaitable[Sequence[RateLimit]]] = no_limits,
         lease_seconds: float = LEASE_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = monotonic,
@@ -59,7 +48,7 @@ class QuotaStep:
         self._lease_seconds = lease_seconds
         self._sleep = sleep
         self._now = now
-        self._known: OrderedDict[Payer, tuple[Sequence[RateLimit], float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[Sequence[RateLimit], float]] = OrderedDict()
 
     @asynccontextmanager
     async def checked(self, context: Context, tokens: int) -> AsyncIterator[QuotaChecked]:
@@ -68,75 +57,74 @@ class QuotaStep:
         `tokens` is the most that it may use: what goes in, and what may come out. Raises `RateLimited`,
         `LimitExceeded` for a call that no wait would let through, and `BudgetExhausted`.
         """
-        payer = _payer(context)
-        limits = await self._limits_for(context, payer)
-        permit = await self._permit(context, payer, limits, tokens)
+        permit = await self._permit(context, tokens)
         checked = QuotaChecked(permit, permit.states)
         try:
             if self._quotas is not None:
-                await self._quotas.check(payer)
+                await self._quotas.check(context.payer)
             yield checked
-        except BaseException:
-            # whatever it did use is in the ledger; the rate of a call that failed is given back
-            await asyncio.shield(self.release(context, checked, tokens_used=0))
+        except AssayError as error:
+            # what was refused used nothing; nobody knows what became of a doubt
+            doubtful = isinstance(error, ModelUnavailable) and error.in_doubt
+            await self.release(context, checked, None if doubtful else 0)
             raise
-        else:
-            await asyncio.shield(self.release(context, checked))
+        finally:
+            await self.release(context, checked)
 
     async def release(self, context: Context, checked: QuotaChecked, tokens_used: int | None = None) -> None:
-        """Give the place back, and the tokens that were not used; the first time only. Never raises."""
+        """Give the place back, and the tokens that were not used; only the first time. Never raises."""
         if checked.permit is not None:
-            await self._limits.release(
-                _payer(context).tenant_id, checked.permit, tokens_used=tokens_used
-            )
+            await self._limits.release(context.payer.tenant_id, checked.permit, tokens_used=tokens_used)
 
-    async def _limits_for(self, context: Context, payer: Payer) -> Sequence[RateLimit]:
+    async def _permit(self, context: Context, tokens: int) -> Permit:
+        """Ask until it is granted, or until the next wait would pass the one deadline (L10)."""
+        limits, began, rounds, refusal = await self._limits_for(context), self._now(), 0, None
+        while True:
+            try:
+                permit = await self._acquire(context, limits, tokens)
+            except RateLimited as error:
+                refusal = error
+                if not self._may_wait(context, error):
+                    await self._say(context, error, rounds, began, "refused")
+                    raise
+                rounds += 1
+                await self._sleep(error.retry_after_seconds or 0.0)
+            else:
+                await self._say(context, refusal, rounds, began, "answered")
+                return permit
+
+    async def _acquire(self, context: Context, limits: Sequence[RateLimit], tokens: int) -> Permit:
+        return await self._limits.acquire(
+            context.payer.tenant_id, limits, tokens=tokens, lease_seconds=self._lease_seconds
+        )
+
+    def _may_wait(self, context: Context, refusal: RateLimited) -> bool:
+        patience = context.request.patience
+        again = self._now() + (refusal.retry_after_seconds or 0.0)
+        return patience.wait_on_rate_limit and again <= context.arrived + patience.max_wait_timeout_s
+
+    async def _limits_for(self, context: Context) -> Sequence[RateLimit]:
         if context.caller is not None:
             return context.caller.limits
-        limits, read_at = self._known.get(payer, ((), float("-inf")))
+        tenant_id = context.payer.tenant_id
+        limits, read_at = self._known.get(tenant_id, ((), float("-inf")))
         if self._now() - read_at > LIMITS_SECONDS:
-            limits = await self._limits_of(payer)
-            self._known[payer] = (limits, self._now())
+            limits = await self._limits_of(tenant_id)
+            self._known[tenant_id] = (limits, self._now())
             if len(self._known) > LIMITS_KEPT:
                 self._known.popitem(last=False)
         return limits
 
-    async def _permit(
-        self, context: Context, payer: Payer, limits: Sequence[RateLimit], tokens: int
-    ) -> Permit:
-        """Ask until it is granted, or the next wait would pass the one deadline (L10)."""
-        patience = context.request.patience
-        deadline = context.arrived + patience.max_wait_timeout_s
-        wait = _Wait(self._now())
-        while True:
-            try:
-                permit = await self._limits.acquire(
-                    payer.tenant_id, limits, tokens=tokens, lease_seconds=self._lease_seconds
-                )
-            except RateLimited as refusal:
-                seconds = refusal.retry_after_seconds or 0.0
-                wait.limit = refusal.limit
-                if not patience.wait_on_rate_limit or self._now() + seconds > deadline:
-                    await self._say(context, payer, wait, "refused")
-                    raise
-                wait.rounds += 1
-                await self._sleep(seconds)
-            else:
-                await self._say(context, payer, wait, "granted")
-                return permit
-
-    async def _say(self, context: Context, payer: Payer, wait: _Wait, outcome: str) -> None:
-        if not wait.rounds:
+    async def _say(
+        self, context: Context, refusal: RateLimited | None, rounds: int, began: float, outcome: str
+    ) -> None:
+        """A fact of the wait; one that never was is none, or who is refused would fill the disk."""
+        if refusal is None or not rounds:
             return
-        request = context.request
-        key = CallKey(payer.tenant_id, str(request.step), request.step.generation, request.call_number)
-        waited_ms = round((self._now() - wait.began) * 1000)
-        data = {"reason": wait.limit, "waited_ms": waited_ms, "rounds": wait.rounds, "outcome": outcome}
-        with suppress(Unavailable):
-            await self._record(
-                LedgerFact(FactKind.WAITED, payer, key.id, trace_id=request.trace_id, data=data)
-            )
-
-
-def _payer(context: Context) -> Payer:
-    return context.request.payer if context.authenticated is None else context.authenticated.payer
+        waited_ms = round((self._now() - began) * 1000)
+        data = {"reason": refusal.limit, "waited_ms": waited_ms, "rounds": rounds, "outcome": outcome}
+        fact = LedgerFact(
+            FactKind.WAITED, context.payer, context.key.id, None, context.request.trace_id, data
+        )
+        with suppress(Unavailable):  # facts that may be lost
+            await self._record(fact)

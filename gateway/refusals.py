@@ -7,6 +7,8 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,30 @@ _OVERFLOW = re.compile(
 _TRY_AGAIN = {408, 409, 425, 429}
 
 
+def refusal(
+    model: str,
+    provider: Provider,
+    status: int,
+    headers: Mapping[str, str] | None = None,
+    body: object = None,
+    *,
+    overflow: bool = False,
+) -> AssayError:
+    """What an answer with that status, headers and parsed body means; `overflow` where it is known."""
+    if overflow or status == 413 or (status == 400 and _is_overflow(body)):
+        return PromptTooLong(f"{model}: the messages are more than it reads at once.")
+    if status in (401, 403):
+        return ModelAccessDenied(f"{model}: access denied ({status}); check {provider.key_setting}.")
+    if status == 404:
+        return UnknownModel(f"model: the provider of {model!r} knows no model of that name.", field="model")
+    said = f"status {status}{_said(body)}"
+    if status in _TRY_AGAIN or status >= 500:
+        return ModelUnavailable(
+            f"{model} is not available now ({said}).", retry_after_seconds=_retry_after(headers or {})
+        )
+    return ModelRefused(f"{model}: the call was refused ({said}).{_hint(body)}")
+
+
 @contextmanager
 def translated(model: str, provider: Provider) -> Iterator[None]:
     """Raise what a provider's client raises as the domain's errors."""
@@ -44,20 +70,13 @@ def translated(model: str, provider: Provider) -> Iterator[None]:
 def _condition(error: Exception, model: str, provider: Provider) -> AssayError:
     from langchain_core.exceptions import ContextOverflowError, ModelConnectionError, ModelTimeoutError
 
-    status = _status(error)
-    if isinstance(error, ContextOverflowError) or status == 413 or (status == 400 and _is_overflow(error)):
-        return PromptTooLong(f"{model}: question, rubric and answer together are more than it reads at once.")
-    if status in (401, 403):
-        return ModelAccessDenied(f"{model}: access denied ({status}); check {provider.key_setting}.")
-    if status == 404:
-        return UnknownModel(f"model: the provider of {model!r} knows no model of that name.", field="model")
-    if status is not None and (status in _TRY_AGAIN or status >= 500):
-        return ModelUnavailable(
-            f"{model} is not available now (status {status}{_said(error)}).",
-            retry_after_seconds=_retry_after(error),
-        )
+    status, overflow = _status(error), isinstance(error, ContextOverflowError)
+    if overflow or (status is not None and status >= 400):
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        return refusal(model, provider, status or 400, headers, _body(error), overflow=overflow)
     if status is not None:
-        return ModelRefused(f"{model}: the call was refused (status {status}{_said(error)}).{_hint(error)}")
+        # an error in the middle of a reply that had begun well: some of it was written
+        return ModelUnavailable(f"{model} broke off its reply{_said(_body(error))}.", in_doubt=True)
     if isinstance(error, (ModelTimeoutError, TimeoutError)):
         return ModelUnavailable(f"{model} did not answer in time.", in_doubt=True)
     if isinstance(error, (ModelConnectionError, OSError)) or _is_transport(error):
@@ -79,19 +98,28 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def _said(error: Exception) -> str:
-    """The provider's code, type and parameter: fixed words of its own, unlike its message."""
+def _body(error: Exception) -> object:
+    """The parsed body, as the clients of most providers carry it; the error's words where they do not."""
     body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, Mapping) else None
-    if not isinstance(inner, Mapping):
-        return ""
+    return body if isinstance(body, Mapping) else {"message": str(error)}
+
+
+def error_of(body: object) -> Mapping[str, Any]:
+    """The error that a body states, as a mapping; servers wrap it in `error` or not, or state a text."""
+    inner = body.get("error", body) if isinstance(body, Mapping) else body
+    return inner if isinstance(inner, Mapping) else {"message": inner}
+
+
+def _said(body: object) -> str:
+    """The provider's code, type and parameter: fixed words of its own, unlike its message."""
+    inner = error_of(body)
     words = [str(inner[name]) for name in ("type", "code", "param") if _is_word(inner.get(name))]
     return "".join(f", {word}" for word in dict.fromkeys(words))
 
 
-def _is_overflow(error: Exception) -> bool:
+def _is_overflow(body: object) -> bool:
     # servers that speak OpenAI's protocol agree on no code for it
-    return _OVERFLOW.search(f"{error} {_said(error)}") is not None
+    return _OVERFLOW.search(f"{error_of(body).get('message')} {_said(body)}") is not None
 
 
 def _is_word(value: Any) -> bool:
@@ -100,26 +128,32 @@ def _is_word(value: Any) -> bool:
     )
 
 
-def _hint(error: Exception) -> str:
-    if any(word in _said(error) for word in ("response_format", "output_config", "output_format")):
+def _hint(body: object) -> str:
+    if any(word in _said(body) for word in ("response_format", "output_config", "output_format")):
         return " If it takes no JSON Schema, turn structured_output off in the settings."
     return ""
 
 
-def _retry_after(error: Exception) -> float | None:
-    """The wait that the provider states, in milliseconds or seconds; `None` where it states none."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    if headers is None:
-        return None
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The wait that the provider states: milliseconds, seconds or a date; `None` where it states none."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            # a date instead of a number is allowed too, and nobody sends it
-            continue
-        if seconds >= 0:
+        seconds = _seconds(headers.get(name, ""), unit)
+        if seconds is not None and seconds >= 0:
             return min(seconds, MAX_RETRY_AFTER_SECONDS)
     return None
+
+
+def _seconds(stated: str, unit: float) -> float | None:
+    try:
+        return float(stated) * unit
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(stated)
+    except ValueError:
+        return None
+    # a date without a zone is in UTC; so are all that HTTP allows
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _is_transport(error: BaseException) -> bool:

@@ -14,12 +14,14 @@ from typing import Any, Self
 
 import yaml
 
-from domain.completion import CompletionReply, CompletionRequest, Usage
-from domain.errors import InvalidInput, ModelUnavailable
+from domain.completion import Chat, CompletionReply, CompletionRequest, FinishReason, OnChunk, Usage
+from domain.errors import InvalidInput, ModelRefused, ModelUnavailable
+from gateway.replies import to_json
 
 #: what share of a criterion's points a reply policy gives
 POLICIES: Mapping[str, float] = {"full": 1.0, "half": 0.5, "zero": 0.0}
-FAILURES = ("model_unavailable", "bad_quote", "invalid_json")
+#: `in_doubt`: unavailable after half of the reply, so that nobody knows what is charged
+FAILURES = ("model_unavailable", "in_doubt", "model_refused", "bad_quote", "invalid_json")
 #: stands in no answer, and no change of spaces or letter case brings it there
 BAD_QUOTE = "⟦these words stand in no answer⟧"
 MAX_QUOTE_LENGTH = 300
@@ -31,7 +33,8 @@ _FIRST_SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s)|[。！？]|$)", re.MULTILINE
 class Rule:
     """What to do with calls whose key or question id matches; the first rule that matches is taken.
 
-    `reply` is a policy's name or the literal text; `times` limits the rule to its first matching
+    `reply` is a policy's name or the literal text; by a policy's name, a chat is answered with what its user
+    said last. `times` limits the rule to its first matching
     calls in this process; `hang_seconds` come before everything else.
     """
 
@@ -47,7 +50,9 @@ class Rule:
 
     def matches(self, request: CompletionRequest) -> bool:
         """Whether the rule speaks of this call."""
-        return fnmatchcase(request.key, self.match) or fnmatchcase(request.graded().id, self.match)
+        if fnmatchcase(request.key, self.match):
+            return True
+        return request.question is not None and fnmatchcase(request.question.id, self.match)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Script:
     """How a scripted model behaves."""
 
     latency_seconds: float = 0.0
+    #: between two words of a streamed reply
+    word_seconds: float = 0.0
     reply: str = "full"
     confidence: float = 0.9
     rules: tuple[Rule, ...] = ()
@@ -96,16 +103,49 @@ class ScriptedModel:
     _uses: Counter[int] = field(default_factory=Counter)
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
-        """The scripted reply; raises `ModelUnavailable` where the script says so."""
+        """The scripted reply; raises `ModelUnavailable` or `ModelRefused` where the script says so."""
+        rule = await self._begun(request)
+        if rule.fail == "in_doubt":
+            raise _broken_off(request)
+        return self._reply(rule, request)
+
+    async def stream(self, request: CompletionRequest, on_chunk: OnChunk) -> CompletionReply:
+        """As `complete`, told word by word."""
+        rule = await self._begun(request)
+        text = self._text(rule, request)
+        words = re.findall(r"\S+\s*|^\s+", text)
+        for word in words[: len(words) // 2] if rule.fail == "in_doubt" else words:
+            await on_chunk([{"index": 0, "delta": {"role": "assistant", "content": word}}])
+            await asyncio.sleep(self.script.word_seconds)
+        if rule.fail == "in_doubt":
+            raise _broken_off(request)
+        reply = self._reply(rule, request)
+        await on_chunk([{"index": 0, "delta": {}, "finish_reason": reply.finish_reason.value}])
+        return reply
+
+    async def _begun(self, request: CompletionRequest) -> Rule:
         self._note(self.begun, "begun", request.key)
         rule = self._rule_for(request)
         await asyncio.sleep(self.script.latency_seconds + rule.hang_seconds)
         if rule.fail == "model_unavailable":
             raise ModelUnavailable(f"{request.key}: unavailable, as the script says.")
+        if rule.fail == "model_refused":
+            raise ModelRefused(f"{request.key}: refused, as the script says.")
+        return rule
+
+    def _reply(self, rule: Rule, request: CompletionRequest) -> CompletionReply:
         text = self._text(rule, request)
+        reason = FinishReason.STOP
+        if request.chat is not None and len(words := text.split()) > request.max_tokens:
+            text, reason = " ".join(words[: request.max_tokens]), FinishReason.LENGTH
         self._note(self.returned, "returned", request.key)
-        usage = Usage(tokens_in=len(request.answer.split()), tokens_out=len(text.split()))
-        return CompletionReply(text=text, usage=usage, model=request.model)
+        return CompletionReply(
+            text=text,
+            usage=Usage(tokens_in=len(_input(request).split()), tokens_out=len(text.split())),
+            model=request.model,
+            finish_reason=reason,
+            choices=to_json([_choice(text, reason)]) if request.chat is not None else "",
+        )
 
     def _rule_for(self, request: CompletionRequest) -> Rule:
         for index, rule in enumerate(self.script.rules):

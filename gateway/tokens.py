@@ -1,6 +1,7 @@
 """How many tokens an input has at most: learned from what upstreams count, by family of models (L2)."""
 
 import asyncio
+import json
 from collections import Counter
 from fractions import Fraction
 from time import monotonic
@@ -52,6 +53,16 @@ class TokenEstimates:
 
 
 def input_bytes(request: CompletionRequest) -> int:
-    """The bytes of everything that is sent, the schema included."""
-    sent = "".join(message.content for message in request.messages) + repr(request.schema)
-    return len(sent.encode()) if request.messages else len(request.answer.encode())
+    """The bytes of everything that is sent, the schema included; of a chat its tools too."""
+    if request.chat is not None:
+        sent = json.dumps([*request.chat.messages, request.chat.parameters], ensure_ascii=False)
+    elif request.messages:
+        sent = "".join(message.content for message in request.messages) + repr(request.schema)
+    else:
+        sent = request.answer
+    return len(sent.encode())
+
+
+def choices_wanted(request: CompletionRequest) -> int:
+    """How many replies the call asks for at once: each may be as long as it allows."""
+    return max(1, int(request.chat.parameters.get("n") or 1)) if request.chat is not None else 1

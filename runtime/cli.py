@@ -19,9 +19,11 @@ from rich.table import Column, Table
 
 from domain.errors import AssayError
 from runtime.exam_commands import exam_commands
+from runtime.key_commands import key_commands
 from runtime.ledger_commands import ledger_commands
 from runtime.price_commands import price_commands
 from runtime.settings import Settings
+from runtime.tenant_commands import tenant_commands
 
 OK, FAILED, BAD_INPUT, UNAVAILABLE, PARTIAL = 0, 1, 2, 3, 4
 
@@ -41,6 +43,8 @@ app = typer.Typer(
 app.add_typer(exam_commands)
 app.add_typer(ledger_commands)
 app.add_typer(price_commands)
+app.add_typer(key_commands)
+app.add_typer(tenant_commands)
 #: a pipe has no width to fit into, and whoever reads from it wants whole ids
 _PIPE_WIDTH = 240
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from domain.ledger import AccountBalance, DaySpend, LedgerEvent, Scope
+from domain.errors import InvalidInput
+from domain.ledger import AccountBalance, DaySpend, LedgerEvent, Mode, Scope
 from domain.money import Money
 from runtime.settings import Settings
 
@@ -138,7 +138,60 @@ def spend(
     out.print(table)
 
 
+@ledger_commands.command()
+def limit(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="The profile's name.")],
+    usd: Annotated[str, typer.Argument(metavar="USD", help='Decimal dollars such as 100.00, or "none".')],
+    tenant: Tenant = None,
+    json_: Json = False,
+) -> None:
+    """State a profile's budget: a ceiling over all that was ever spent in it, by whichever key.
+
+    Example: assay ledger limit networks 100.00
+    """
+    amount = _stated("usd", usd, Money.from_usd)
+    found = _stored(lambda tenants: tenants.set_profile(_tenant(tenant), profile, amount))
+    document = _balance_document(found)
+    _print_json(document) if json_ else out.print(
+        f"{escape(profile)}: limit {document['limit_usd'] or '–'}, spent {document['spent_usd']}"
+    )
+
+
+@ledger_commands.command()
+def mode(
+    batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")],
+    mode: Annotated[str, typer.Argument(metavar="MODE", help='strict_budget, best_effort, or "none".')],
+    tenant: Tenant = None,
+) -> None:
+    """State a batch's mode; of its key's, its tenant's and its own, the strictest that is stated counts.
+
+    Example: assay ledger mode 0197c1de-… strict_budget
+    """
+    stated = _stated("mode", mode, Mode)
+    _stored(lambda tenants: tenants.set_batch_mode(_tenant(tenant), batch_id, stated))
+    out.print(f"{escape(batch_id)}: {stated or 'no mode of its own'}; known everywhere within a minute.")
+
+
 # --- the inside ---
+
+
+def _stored(question: Callable[[Any], Awaitable[Answer]]) -> Answer:
+    """What the store of tenants answers; it is opened for this one question."""
+    from db.postgres.tenants import PostgresTenants
+    from runtime.database import open_database
+
+    async def ask() -> Answer:
+        async with open_database(Settings()) as postgres:
+            return await question(PostgresTenants(postgres))
+
+    return asyncio.run(ask())
+
+
+def _stated(name: str, text: str, parse: Callable[[str], Answer]) -> Answer | None:
+    try:
+        return None if text == "none" else parse(text)
+    except ValueError as error:
+        raise InvalidInput(f'{name}: {error}; or "none".', field=name) from error
 
 
 def _asked(question: Callable[[Any], Awaitable[Answer]]) -> Answer:
@@ -170,40 +223,18 @@ def _print_json(document: Any) -> None:
 
 
 def _balance_document(balance: AccountBalance) -> dict[str, Any]:
-    return {
-        "scope": balance.account.scope,
-        "subject": balance.account.subject,
-        "limit_usd": _usd(balance.limit),
-        "held_usd": balance.held.usd,
-        "spent_usd": balance.spent.usd,
-        "left_usd": _usd(balance.left),
-        "requests": balance.requests,
-        "tokens": balance.tokens,
-    }
+    from api.costs import BalanceView
+
+    return BalanceView.of(balance).model_dump(mode="json")
 
 
 def _day_document(day: DaySpend) -> dict[str, Any]:
-    return {
-        "day": day.day.isoformat(),
-        "spent_usd": day.spent.usd,
-        "held_usd": day.held.usd,
-        "requests": day.requests,
-        "tokens": day.tokens,
-    }
+    from api.costs import DayView
+
+    return DayView.of(day).model_dump(mode="json")
 
 
 def _event_document(event: LedgerEvent) -> dict[str, Any]:
-    amounts = {"estimated_usd": event.estimated.usd, "actual_usd": event.actual.usd}
-    plain = asdict(event) | {"event_id": str(event.event_id), "call_id": str(event.call_id)}
-    times = {
-        "day": str(event.day),
-        "hold_day": str(event.hold_day),
-        "occurred_at": event.occurred_at.isoformat(),
-    }
-    hidden = ("estimated", "actual")
-    content = {name: value for name, value in plain.items() if name not in hidden}
-    return content | times | amounts | {"rates": json.loads(event.rates), "usage": dict(event.usage)}
+    from api.costs import EventView
 
-
-def _usd(amount: Money | None) -> str | None:
-    return None if amount is None else amount.usd
+    return EventView.of(event).model_dump(mode="json")

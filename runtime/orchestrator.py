@@ -89,6 +89,14 @@ class TemporalOrchestrator:
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
 
+    async def retry_file(self, workflow_id: str) -> None:
+        """Tell a file's workflow that what it waits for is seen to; raises as `resume_batch`."""
+        handle = self._client.get_workflow_handle_for(GradingWorkflow.run, workflow_id)
+        try:
+            await handle.signal(GradingWorkflow.retry, rpc_timeout=_RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
     async def batch_runs(self, batch_id: str) -> bool:
         """Whether the batch's workflow is open; raises `NotFound` if there never was one."""
         handle = self._client.get_workflow_handle(batch_workflow_id(batch_id))

@@ -9,15 +9,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from temporalio.client import Client
 
 from db.objects.store import ObjectStoreFiles
+from db.postgres.ledger import PostgresLedgerBooks
 from db.postgres.ledger_port import PostgresLedger
 from db.postgres.pool import APPLICATION_ROLE, Postgres, open_pool
 from db.redis.connection import RedisLink
+from db.redis.limits import RedisRateLimits
 from db.redis.progress import OUTBOX_BELL, BellHub, progress_channel
+from db.redis.quotas import RedisQuotas
 from domain.errors import AssayError
+from gateway.figures import GatewayFigures
 from runtime.settings import Settings
 
 #: how long the end of a process waits for its connections (G1.4)
@@ -51,6 +56,11 @@ class Resources:
     hub: BellHub
     clock: SystemClock
     ledger: PostgresLedger
+    limits: RedisRateLimits
+    quotas: RedisQuotas
+    figures: GatewayFigures
+    #: what is built upon all of these, and ends before them
+    ends: AsyncExitStack
 
 
 @asynccontextmanager
@@ -74,20 +84,35 @@ async def open_resources(
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, CLOSE_SECONDS)
         postgres, clock = Postgres(pool), SystemClock()
-        # it connects with its first call
-        ledger = PostgresLedger.over(postgres, url, clock)
-        ledger.start()
-        stack.push_async_callback(ledger.close)
         redis = RedisLink.to(
             required("ASSAY_REDIS__URL", settings.redis.url),
             max_connections=settings.redis.max_connections,
             timeout_seconds=settings.redis.timeout_seconds,
         )
         stack.push_async_callback(redis.close)
+        figures = GatewayFigures(CollectorRegistry())
+        quotas = RedisQuotas(
+            redis,
+            PostgresLedgerBooks(postgres, clock),
+            clock,
+            synced=figures.synced,
+            dropped=figures.dropped,
+            raced=figures.warm_race,
+        )
+        await stack.enter_async_context(in_background(quotas.run()))
+        # it connects with its first call; what its last commits changed is copied before Redis closes
+        ledger = PostgresLedger.over(postgres, url, clock, on_committed=quotas.push)
+        ledger.start()
+        stack.push_async_callback(quotas.close)
+        stack.push_async_callback(ledger.close)
         hub = BellHub(redis, progress_channel("*"), OUTBOX_BELL)
         await stack.enter_async_context(in_background(hub.run()))
         objects = ObjectStoreFiles.at(settings.objects_url)
-        yield Resources(settings, postgres, redis, objects, temporal, hub, clock, ledger)
+        limits = RedisRateLimits(redis, processes=settings.redis.sharing_processes)
+        ends = await stack.enter_async_context(AsyncExitStack())
+        yield Resources(
+            settings, postgres, redis, objects, temporal, hub, clock, ledger, limits, quotas, figures, ends
+        )
 
 
 async def connect_temporal(settings: Settings, *, name: str, lazy: bool) -> Client:

@@ -9,25 +9,30 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.dependencies import LifespanState, Limits, Services
 from api.metrics import ApiMetrics
+from db.client_calls import StoredClientCalls
 from db.postgres.batches import PostgresBatches
+from db.postgres.costs import PostgresCosts
 from db.postgres.exams import PostgresExams
 from db.postgres.pauses import PostgresPauses
 from db.postgres.prices import PostgresPrices, PostgresTokenRatios
 from db.postgres.reports import PostgresResults
-from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys
+from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresTenants
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
 from db.states import StoredAgentStates
+from domain.gateway import Completions
 from gateway.catalogue import canonical_name, catalogue
-from runtime.gateway import known_models
+from runtime.gateway import door, known_models, models
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
 from runtime.telemetry import publish_pool_stats, registry
 
 
-def services(resources: Resources, server: uvicorn.Server | None = None) -> Services:
-    """The real things behind the API's ports."""
+def services(
+    resources: Resources, server: uvicorn.Server | None = None, completions: Completions | None = None
+) -> Services:
+    """The real things behind the API's ports; `completions` is closed by whoever opened it."""
     postgres, redis, settings = resources.postgres, resources.redis, resources.settings
     orchestrator = TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker)
     return Services(
@@ -40,6 +45,9 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
         result_cache=RedisResultCache(redis),
         report_cache=RedisReportCache(redis),
         keys=PostgresKeys(postgres),
+        tenants=PostgresTenants(postgres),
+        costs=PostgresCosts(postgres, resources.ledger.books),
+        operator_tenant=settings.tenant_id,
         idempotency_keys=PostgresIdempotencyKeys(postgres),
         objects=resources.objects,
         bell=RedisProgressBell(resources.hub),
@@ -55,6 +63,8 @@ def services(resources: Resources, server: uvicorn.Server | None = None) -> Serv
         clock=resources.clock,
         models=known_models(settings.models),
         metrics=ApiMetrics(registry(resources)),
+        completions=completions or door(resources, models(settings.models)),
+        client_calls=StoredClientCalls(resources.ledger.books, redis, resources.clock),
         limits=Limits(max_file_bytes=settings.api.max_file_bytes),
         draining=lambda: server is not None and server.should_exit,
     )
@@ -72,8 +82,9 @@ def make_server(settings: Settings) -> uvicorn.Server:
             if settings.api.key is not None:
                 keys = PostgresKeys(resources.postgres)
                 await keys.ensure(settings.tenant_id, "Local", "local", settings.api.key.get_secret_value())
+            gateway = door(resources, models(settings.models))
             async with in_background(publish_pool_stats(resources)):
-                yield {"services": services(resources, server)}
+                yield {"services": services(resources, server, gateway)}
 
     server = uvicorn.Server(
         uvicorn.Config(

@@ -31,6 +31,9 @@ class RedisSettings(_Part):
     url: SecretStr | None = None
     max_connections: int = Field(50, ge=1, le=1000)
     timeout_seconds: float = Field(5.0, gt=0, le=60)
+    sharing_processes: int = Field(
+        1, ge=1, le=10_000, description="among so many processes rate limits are shared out while it is gone"
+    )
 
 
 class TemporalSettings(_Part):
@@ -66,6 +69,13 @@ class WorkerSettings(_Part):
     max_parallel_calls: int = Field(8, ge=1, le=100, description="model calls of one submission at once")
     heartbeat_timeout_seconds: float = Field(10.0, ge=1, le=600)
     state_interval_seconds: float = Field(30.0, gt=0, le=3600)
+    checkpoint_retry_seconds: tuple[float, ...] = Field(
+        (0.5, 2.0, 8.0), max_length=3, description="waits before a checkpoint is saved again"
+    )
+    keep_threads_days: int = Field(7, ge=0, le=3650, description="whole history, once the batch has ended")
+    keep_last_checkpoints_days: int = Field(
+        90, ge=0, le=3650, description="the last checkpoint, from then on"
+    )
     task_timeout_seconds: float = Field(10.0, ge=1, le=120)
     window_files: int = Field(WINDOW_FILES, ge=1, le=WINDOW_FILES)
     shutdown_seconds: float = Field(25.0, ge=0, le=300)
@@ -81,12 +91,26 @@ class WorkerSettings(_Part):
         )
 
 
-class CompatibleServer(_Part):
+class UpstreamSettings(_Part):
+    """How much one provider is asked, by all processes together."""
+
+    max_concurrent: int | None = Field(None, ge=1, description="calls at once")
+    requests_per_minute: int | None = Field(None, ge=1)
+
+
+class CompatibleServer(UpstreamSettings):
     """A server of large models that speaks OpenAI's protocol."""
 
     url: str = Field(pattern="^https?://", description="up to and with `/v1`")
     api_key: SecretStr | None = None
     structured_output: bool = Field(True, description="false for a server that refuses a JSON Schema")
+
+
+_ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")]
+_RouteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
+_Route = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(min_length=1, max_length=10)
+]
 
 
 class ModelSettings(_Part):
@@ -95,9 +119,16 @@ class ModelSettings(_Part):
     script: Path | None = Field(None, description="a script makes the model `scripted` available")
     openai_api_key: SecretStr | None = Field(None, description="makes `openai:…` available")
     anthropic_api_key: SecretStr | None = Field(None, description="makes `anthropic:…` available")
-    compatible: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")], CompatibleServer] = Field(
+    compatible: dict[_ProviderName, CompatibleServer] = Field(
         {}, description="OpenAI-compatible servers: each makes `name:…` available"
     )
+    routes: dict[_RouteName, _Route] = Field(
+        {}, description="names for lists of models: the first that can answer does"
+    )
+    upstreams: dict[_ProviderName, UpstreamSettings] = Field(
+        {}, description="limits of providers: `max_concurrent`, `requests_per_minute`"
+    )
+    max_calls: int = Field(1_000, ge=1, le=100_000, description="of outside callers at once, in one process")
     timeout_seconds: float = Field(120.0, gt=0, le=3600, description="of one call")
     max_tokens: int = Field(DEFAULT_MAX_TOKENS, ge=100, le=200_000, description="of one reply, at least")
     temperature: float | None = Field(None, ge=0, le=2, description="the provider's own by default")

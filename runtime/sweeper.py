@@ -8,6 +8,7 @@ a workflow that waits. All are rare, so looking once a minute is enough.
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,7 +21,11 @@ from domain.ports import Clock
 from domain.states import BATCH_MACHINE, BatchState
 from runtime.orchestrator import TemporalOrchestrator
 
+if TYPE_CHECKING:  # it imports LangGraph, which takes a second
+    from db.postgres.threads import PostgresThreadRetention
+
 SWEEP_SECONDS = 60.0
+THREAD_SWEEP_SECONDS = 300.0
 LEDGER_SWEEP_SECONDS = 15.0
 #: longer than Temporal keeps a history, which could ask for a reply again
 JOURNAL_DAYS = 45
@@ -94,3 +99,21 @@ class LedgerSweeper:
             except Unavailable as error:
                 self._log.info("ledger_sweeper_waits", code=error.code)
             await asyncio.sleep(LEDGER_SWEEP_SECONDS)
+
+
+class ThreadSweeper:
+    """Prunes agents' threads, so that checkpoints do not fill the disk."""
+
+    def __init__(self, retention: "PostgresThreadRetention") -> None:
+        self._retention = retention
+        self._log = structlog.get_logger("assay.sweeper")
+
+    async def run(self) -> None:
+        """Sweep for ever; an absent Postgres is waited for."""
+        while True:
+            try:
+                while pruned := await self._retention.prune():
+                    self._log.info("threads_pruned", threads=pruned)
+            except Unavailable as error:
+                self._log.info("thread_sweeper_waits", code=error.code)
+            await asyncio.sleep(THREAD_SWEEP_SECONDS)

@@ -102,9 +102,10 @@ def pool_stats(resources: Resources) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def registry(resources: Resources) -> CollectorRegistry:
-    """A process's figures, beginning with its pools."""
+    """A process's figures, beginning with its pools and its gateway."""
     made = CollectorRegistry()
     made.register(PoolCollector(resources))
+    made.register(resources.figures.registry)
     return made
 
 

@@ -26,17 +26,19 @@ from db.postgres.batches import PostgresBatchRuns
 from db.postgres.exams import PostgresExams
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
 from db.postgres.pauses import PostgresPauses
+from db.postgres.quotas import PostgresQuotaAudit
 from db.postgres.reports import PostgresResults
 from db.redis.barrier import RedisBarrier
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
 from db.relay import OutboxRelay
 from domain.ports import Models
-from runtime.gateway import door, providers
+from runtime.gateway import door, models
 from runtime.orchestrator import TemporalOrchestrator
+from runtime.reconciling import QuotaReconciler
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
-from runtime.sweeper import BatchSweeper, LedgerSweeper
+from runtime.sweeper import BatchSweeper, LedgerSweeper, ThreadSweeper
 from runtime.telemetry import publish_pool_stats, registry
 from workflows.batch import BatchWorkflow, WindowWorkflow
 from workflows.grading import GradingWorkflow
@@ -62,7 +64,7 @@ async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool
             workers.append(orchestration_worker(resources))
         if cognition:
             workers.append(cognition_worker(resources))
-        async with serving(resources, workers, relay=orchestration):
+        async with serving(resources, workers, relay=orchestration, threads=cognition):
             structlog.get_logger("assay.worker").info(
                 "worker_ready", queues=[worker.task_queue for worker in workers]
             )
@@ -71,14 +73,19 @@ async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool
 
 
 @asynccontextmanager
-async def serving(resources: Resources, workers: Sequence[Worker], *, relay: bool) -> AsyncIterator[None]:
-    """Run the workers, and the relay beside them, for as long as the block."""
+async def serving(
+    resources: Resources, workers: Sequence[Worker], *, relay: bool, threads: bool = False
+) -> AsyncIterator[None]:
+    """Run the workers, and the relay and the upkeep of threads beside them, for as long as the block."""
     background = [publish_pool_stats(resources)]
     if relay:
         publisher = RedisPublisher(resources.redis, resources.hub)
         background.append(OutboxRelay(resources.postgres, publisher).run())
         background.append(sweeper(resources).run())
         background.append(LedgerSweeper(resources.ledger, resources.clock).run())
+        background.append(reconciler(resources).run())
+    if threads:
+        background.append(thread_sweeper(resources).run())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(in_background(*background))
         for worker in workers:
@@ -93,6 +100,26 @@ def sweeper(resources: Resources) -> BatchSweeper:
         PostgresBatchRuns(resources.postgres),
         PostgresPauses(resources.postgres),
         TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker),
+    )
+
+
+def thread_sweeper(resources: Resources) -> ThreadSweeper:
+    """What prunes agents' threads; it imports LangGraph."""
+    from db.postgres.threads import PostgresThreadRetention, Retention
+
+    worker = resources.settings.worker
+    retention = Retention(worker.keep_threads_days, worker.keep_last_checkpoints_days)
+    return ThreadSweeper(PostgresThreadRetention(resources.postgres, resources.clock, retention))
+
+
+def reconciler(resources: Resources) -> QuotaReconciler:
+    """What repairs the copies of balances."""
+    return QuotaReconciler(
+        resources.quotas,
+        resources.ledger.books,
+        PostgresQuotaAudit(resources.postgres),
+        resources.figures,
+        resources.clock,
     )
 
 
@@ -144,6 +171,8 @@ def orchestration_worker(resources: Resources) -> Worker:
             persist.ring_bell,
             persist.ring_retraction,
             persist.fail_file,
+            persist.flag_file,
+            persist.flag_saga,
             persist.cancel_file,
             pauses.pause_file,
             pauses.note_resumed,
@@ -163,6 +192,7 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
     from db.postgres.checkpoints import FencedPostgresSaver
 
     pool = resources.postgres.pool
+    retry_seconds = resources.settings.worker.checkpoint_retry_seconds
     assess = AssessActivities(
         threads=PostgresThreads(resources.postgres),
         submissions=PostgresSubmissions(resources.postgres),
@@ -170,8 +200,8 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
         objects=resources.objects,
         intake=Intake(recognition=recognition_installed()),
         agent=GradingSession(
-            models=door(resources, upstreams or models(resources.settings)),
-            open_saver=lambda epoch: FencedPostgresSaver(pool, epoch),
+            models=door(resources, upstreams or models(resources.settings.models)),
+            open_saver=lambda epoch: FencedPostgresSaver(pool, epoch, retry_seconds=retry_seconds),
             clock=resources.clock,
             max_parallel=resources.settings.worker.max_parallel_calls,
             max_tokens=resources.settings.models.max_tokens,
@@ -184,27 +214,6 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
         workflows=[],
         activities=[assess.assess_submission],
         max_concurrent_activities=resources.settings.worker.max_assessments,
-    )
-
-
-def models(settings: Settings) -> Models:
-    """Every model that can be asked for by name, behind the door that pays for it."""
-    from agents.local.model import LocalModel
-    from gateway.directory import ModelDirectory
-    from gateway.large import LangChainModel
-    from gateway.scripted import Script, ScriptedModel
-
-    upstreams: dict[str, Models] = {"local": LocalModel()}
-    if settings.models.script is not None:
-        upstreams["scripted"] = ScriptedModel(Script.load(settings.models.script))
-    large, chosen = providers(settings.models), settings.models
-    return ModelDirectory(
-        upstreams,
-        {
-            name: LangChainModel(each, timeout_seconds=chosen.timeout_seconds, temperature=chosen.temperature)
-            for name, each in large.available.items()
-        },
-        large.absent,
     )
 
 

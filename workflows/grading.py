@@ -15,10 +15,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.pauses import PauseActivities, PauseInput
     from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
     from domain.batch import AgentState, Pause
-    from domain.errors import BudgetExhausted
+    from domain.errors import BudgetExhausted, CheckpointNotSaved
     from domain.timings import Timings
 
-from workflows.attributes import STAGE
+from workflows.attributes import NEEDS_INTERVENTION, STAGE
 from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT
 from workflows.saga import Saga, details_of, durably, failure_of, promptly
 from workflows.signals import tell
@@ -57,6 +57,7 @@ class GradingWorkflow:
     def __init__(self) -> None:
         self._agent = AgentState()
         self._resumptions = 0
+        self._retries = 0
 
     @workflow.run
     async def run(self, input: GradingInput) -> GradingResult:
@@ -64,7 +65,7 @@ class GradingWorkflow:
         self._resumptions = max(self._resumptions, input.resumptions)
         self._note(AgentState(stage="waiting for a worker", thread_id=workflow.info().run_id))
         try:
-            assessed = await self._assess_when_paid_for(input)
+            assessed = await self._assess_through_waits(input)
             if assessed.ended is not None:
                 return GradingResult(assessed.ended)
             self._note(assessed.state)
@@ -100,16 +101,40 @@ class GradingWorkflow:
         """The batch has been resumed, that many times in all."""
         self._resumptions = max(self._resumptions, resumptions)
 
-    async def _assess_when_paid_for(self, input_: GradingInput) -> AssessResult:
-        """Assess; where a limit refuses, keep the run, wait until the batch is resumed, and go on (B5.4)."""
+    @workflow.signal
+    def retry(self) -> None:
+        """A human has seen to what the file waits for."""
+        self._retries += 1
+
+    async def _assess_through_waits(self, input_: GradingInput) -> AssessResult:
+        """Assess; where money or a human is needed, keep the run, wait, and go on with the same thread."""
         while True:
             resumptions = self._resumptions
             try:
                 return await self._assess(input_)
             except FailureError as error:
-                if failure_of(error)[0] != BudgetExhausted.code:
+                code, message = failure_of(error)
+                if code == BudgetExhausted.code:
+                    await self._pause(input_, pause_from(error, input_.file_id, resumptions))
+                elif code == CheckpointNotSaved.code:
+                    await self._need_intervention(input_, code, message)
+                else:
                     raise
-                await self._pause(input_, pause_from(error, input_.file_id, resumptions))
+
+    async def _need_intervention(self, input_: GradingInput, code: str, message: str) -> None:
+        """Show that a human is needed, and wait until one says that it may go on (G2.7)."""
+        retries = self._retries
+        await durably(PersistActivities.flag_file, self._failure(input_, code, message))
+        await self._wait_for_human(retries)
+
+    async def _wait_for_human(self, retries: int) -> None:
+        """Wait for a retry beyond those that were there, and show it meanwhile."""
+        stage = self._agent.stage
+        workflow.upsert_search_attributes([NEEDS_INTERVENTION.value_set(True)])
+        self._note(replace(self._agent, stage="needs_intervention", updated_at=""))
+        await workflow.wait_condition(lambda: self._retries > retries)
+        workflow.upsert_search_attributes([NEEDS_INTERVENTION.value_set(False)])
+        self._note(replace(self._agent, stage=stage, updated_at=""))
 
     async def _pause(self, input_: GradingInput, pause: Pause) -> None:
         resumptions = await durably(
@@ -182,9 +207,20 @@ class GradingWorkflow:
             )
         except FailureError as error:
             argument.reason = ": ".join(failure_of(error))
-            await saga.compensate()
+            await self._compensate(saga, argument)
             raise
         return recorded
+
+    async def _compensate(self, saga: Saga, argument: PersistInput) -> None:
+        """Undo the steps; one that cannot be undone waits for a human and is tried again when told (G4.4)."""
+        while True:
+            retries = self._retries
+            try:
+                return await saga.compensate()
+            except FailureError as error:
+                reason = f"{argument.reason}; then, undoing it: {': '.join(failure_of(error))}"
+                await durably(PersistActivities.flag_saga, replace(argument, reason=reason))
+                await self._wait_for_human(retries)
 
     async def _fail_file(self, input_: GradingInput, error: FailureError) -> GradingResult:
         code, message = failure_of(error)

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import structlog
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
@@ -217,8 +218,8 @@ class PostgresConversations:
         """End the turn without a message; never raises: what cannot be told ends with the lease."""
         try:
             await self._postgres.run(GIVE_BACK_SQL, [tenant_id, turn.session_id, turn.token])
-        except AssayError as error:
-            log.info("conversation_turn_left", tenant_id=tenant_id, reason=error.code)
+        except (AssayError, psycopg.Error) as error:
+            log.info("conversation_turn_left", tenant_id=tenant_id, reason=str(error))
         self._tell_ended(tenant_id, turn)
 
     def _tell_ended(self, tenant_id: str, turn: Turn) -> None:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from db.postgres.pool import Connection, Postgres
 from domain.assessment import Assessment, assessment_to_document
 from domain.batch import EventType
-from domain.errors import EpochSuperseded, NotFound, SagaStepRefused
+from domain.errors import CompensationFailed, EpochSuperseded, NotFound, SagaStepRefused
 from domain.identity import saga_id
 from domain.ports import AssessmentStart, Recorded, SubmissionRef
 from domain.states import FILE_MACHINE, FileState
@@ -29,7 +30,8 @@ WITH before AS (
     WHERE (older.file_id, older.generation) = (before.id, %(generation)s) AND older.thread_id <> %(thread_id)s
 ), moved AS (
     UPDATE files SET state = 'running', workflow_id = %(workflow_id)s, run_id = %(thread_id)s,
-                     first_execution_run_id = %(first_execution_run_id)s, updated_at = now()
+                     first_execution_run_id = %(first_execution_run_id)s,
+                     failure_code = NULL, failure_message = NULL, updated_at = now()
     FROM before WHERE files.id = before.id
 ), told AS (
     INSERT INTO progress_events (batch_id, file_id, event_type, data)
@@ -89,6 +91,15 @@ INSERT INTO saga_transactions (saga_id, steps, final_status, started_at, complet
 VALUES (%(saga_id)s, %(steps)s, 'compensated', now(), now(), %(reason)s)
 ON CONFLICT (saga_id) DO UPDATE
 SET steps = EXCLUDED.steps, final_status = 'compensated', completed_at = now(), error_message = EXCLUDED.error_message
+"""
+FLAG_SAGA_SQL = """
+INSERT INTO saga_transactions (saga_id, steps, final_status, started_at, error_message)
+VALUES (%(saga_id)s, %(steps)s, 'needs_intervention', now(), %(reason)s)
+ON CONFLICT (saga_id) DO UPDATE SET final_status = 'needs_intervention', error_message = EXCLUDED.error_message
+"""
+SAGAS_SQL = """
+SELECT saga_id, steps, final_status, started_at, completed_at, error_message FROM saga_transactions
+WHERE %(status)s::text IS NULL OR final_status = %(status)s ORDER BY started_at DESC LIMIT %(count)s
 """
 # a file completes with its saga only: a straggler's call after the compensation completes nothing
 FINISH_SQL = """
@@ -281,6 +292,24 @@ class PostgresAssessments:
     async def fail(self, file_id: str, generation: int, code: str, message: str) -> None:
         """The file ends `failed`, unless it has ended."""
         await self._end(file_id, generation, FileState.FAILED, code, message[:2000])
+
+    async def flag_saga(self, file_id: str, generation: int, reason: str) -> None:
+        """The saga and its file wait for a human, as a step could not be undone."""
+        row = {
+            "saga_id": saga_id(file_id, generation),
+            "steps": _steps("failed", "failed", "failed"),
+            "reason": reason[:1000],
+        }
+        await self._postgres.run(FLAG_SAGA_SQL, row)
+        await self.flag(file_id, generation, CompensationFailed.code, reason)
+
+    async def sagas(self, status: str | None, count: int) -> list[DictRow]:
+        """The newest sagas, all or those of one final status."""
+        return await self._postgres.rows(SAGAS_SQL, {"status": status, "count": count})
+
+    async def flag(self, file_id: str, generation: int, code: str, message: str) -> None:
+        """The file waits for a human, if it is running."""
+        await self._end(file_id, generation, FileState.NEEDS_INTERVENTION, code, message[:2000])
 
     async def cancel(self, file_id: str, generation: int) -> None:
         """The file ends `cancelled`, unless it has ended."""

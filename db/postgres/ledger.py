@@ -1,18 +1,17 @@
 """What the ledger's tables hold: the SQL of the writer's transaction and of every reader, with their mappers."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from psycopg.rows import DictRow
 
+from db.postgres.ledger_copy import json_of
 from db.postgres.pool import Connection, Postgres
-from domain.book import AccountRow, Book, HoldRow, JournalRow, Sweep
+from domain.book import AccountRow, Accounts, Book, HoldRow, Sweep
 from domain.completion import CompletionReply, Fence, FinishReason, Payer, Usage
 from domain.errors import InvalidInput
 from domain.ledger import (
@@ -27,7 +26,6 @@ from domain.ledger import (
     JournalEntry,
     LedgerCall,
     LedgerEvent,
-    LedgerFact,
     Mode,
     Scope,
     TenantBudget,
@@ -96,34 +94,6 @@ FROM unnest(%(calls)s::uuid[], %(attempts)s::integer[], %(states)s::text[], %(op
     AS w (call_id, attempt, state, open, charged, doubt_rule, token, journaled, due_at)
 WHERE h.call_id = w.call_id AND h.attempt = w.attempt
 """
-EVENT_COLUMNS = (
-    "event_id", "event_type", "call_id", "attempt", "reference", "tenant_id", "api_key_id", "batch_id", "profile",
-    "file_id", "trace_id", "provider", "model", "usage", "cost_estimated_nanodollars", "cost_actual_nanodollars",
-    "rates", "status", "ttft_ms", "total_ms", "day", "hold_day", "occurred_at",
-)  # fmt: skip
-HOLD_COLUMNS = (
-    "call_id", "attempt", "request_hash", "tenant_id", "api_key_id", "batch_id", "profile", "file_id", "trace_id",
-    "provider", "model", "state", "estimated_nanodollars", "likely_nanodollars", "open_nanodollars",
-    "charged_nanodollars", "doubt_rule", "rates", "token", "journaled", "reply_seconds", "day", "due_at", "updated_at",
-    "client_call_id",
-)  # fmt: skip
-FACT_COLUMNS = (
-    "kind", "call_id", "attempt", "tenant_id", "api_key_id", "batch_id", "profile", "trace_id", "data", "occurred_at",
-)  # fmt: skip
-JOURNAL_COLUMNS = (
-    "call_id", "request_hash", "tenant_id", "step", "generation", "number", "attempt", "batch_id", "reply", "usage",
-    "finish_reason", "advisory", "provider", "model", "actual_nanodollars", "created_at", "choices",
-)  # fmt: skip
-
-
-def _copying(table: str, columns: Sequence[str]) -> str:
-    return f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-
-
-COPY_EVENTS = _copying("ledger_events", EVENT_COLUMNS)
-COPY_HOLDS = _copying("ledger_holds", HOLD_COLUMNS)
-COPY_FACTS = _copying("ledger_facts", FACT_COLUMNS)
-COPY_JOURNAL = _copying("ledger_journal", JOURNAL_COLUMNS)
 
 
 # --- readers ---------------------------------------------------------------------------------------------
@@ -539,16 +509,23 @@ def budget_of(row: DictRow) -> TenantBudget:
     )
 
 
-def account_of(row: DictRow) -> tuple[Account, AccountRow]:
-    """An account as the book has it."""
-    return Account(row["tenant_id"], Scope(row["scope"]), row["subject"]), AccountRow(
-        limit=row["limit_nanodollars"],
-        held=row["held_nanodollars"],
-        spent=row["spent_nanodollars"],
-        requests=row["requests"],
-        tokens=row["tokens"],
-        version=row["version"],
-    )
+def accounts_in(rows: Iterable[DictRow], budgets: Mapping[str, TenantBudget]) -> Accounts:
+    """Accounts as the book has them; a day's limit is its tenant's."""
+    accounts = Accounts()
+    for row in rows:
+        account = Account(row["tenant_id"], Scope(row["scope"]), row["subject"])
+        limit = row["limit_nanodollars"]
+        if account.scope is Scope.TENANT_DAY:
+            limit = _plain(budgets[account.tenant_id].daily_limit) if account.tenant_id in budgets else None
+        accounts[account] = AccountRow(
+            limit=limit,
+            held=row["held_nanodollars"],
+            spent=row["spent_nanodollars"],
+            requests=row["requests"],
+            tokens=row["tokens"],
+            version=row["version"],
+        )
+    return accounts
 
 
 def payer_of(row: DictRow) -> Payer:
@@ -573,7 +550,7 @@ def hold_of(row: DictRow) -> HoldRow:
         open=row["open_nanodollars"],
         charged=row["charged_nanodollars"],
         doubt_rule=DoubtRule(row["doubt_rule"]),
-        rates=_json(row["rates"]),
+        rates=json_of(row["rates"]),
         token=row["token"],
         journaled=row["journaled"],
         reply_seconds=row["reply_seconds"],
@@ -619,55 +596,10 @@ def event_of(row: DictRow) -> LedgerEvent:
         trace_id=row["trace_id"],
         file_id=row["file_id"],
         usage=row["usage"],
-        rates=_json(row["rates"]),
+        rates=json_of(row["rates"]),
         timing=Timing(row["ttft_ms"], row["total_ms"]),
         reference=row["reference"],
     )
-
-
-def event_row(event: LedgerEvent) -> tuple[Any, ...]:
-    """The event in the order of `EVENT_COLUMNS`."""
-    payer, timing = event.payer, event.timing
-    return (
-        event.event_id, event.event_type.value, event.call_id, event.attempt, event.reference,
-        payer.tenant_id, payer.api_key_id, payer.batch_id, payer.profile,
-        event.file_id, event.trace_id, event.provider, event.model, _json(event.usage),
-        int(event.estimated), int(event.actual), event.rates, event.status.value,
-        timing.ttft_ms, timing.total_ms, event.day, event.hold_day, event.occurred_at,
-    )  # fmt: skip
-
-
-def hold_row(row: HoldRow, now: datetime) -> tuple[Any, ...]:
-    """The hold in the order of `HOLD_COLUMNS`."""
-    payer = row.payer
-    return (
-        row.call_id, row.attempt, row.request_hash,
-        payer.tenant_id, payer.api_key_id, payer.batch_id, payer.profile,
-        row.file_id, row.trace_id, row.provider, row.model, row.state.value,
-        row.estimated, row.likely, row.open, row.charged, row.doubt_rule.value, row.rates,
-        row.token, row.journaled, row.reply_seconds, row.day, row.due_at, now, row.client_call_id,
-    )  # fmt: skip
-
-
-def fact_row(fact: LedgerFact, now: datetime) -> tuple[Any, ...]:
-    """The fact in the order of `FACT_COLUMNS`."""
-    payer = fact.payer
-    return (
-        fact.kind.value, fact.call_id, fact.attempt,
-        payer.tenant_id, payer.api_key_id, payer.batch_id, payer.profile,
-        fact.trace_id, _json(fact.data), now,
-    )  # fmt: skip
-
-
-def journal_row(row: JournalRow) -> tuple[Any, ...]:
-    """The reply in the order of `JOURNAL_COLUMNS`."""
-    key, entry = row.key, row.entry
-    reply = entry.reply
-    return (
-        row.call_id, row.request_hash, key.tenant_id, key.step, key.generation, key.number, entry.attempt, row.batch_id,
-        reply.text, _json(row.usage), reply.finish_reason.value, reply.advisory, entry.provider, reply.model,
-        int(entry.actual), entry.created_at, reply.choices,
-    )  # fmt: skip
 
 
 def changes_of(rows: Iterable[HoldRow], now: datetime) -> dict[str, Any]:
@@ -698,16 +630,6 @@ def amounts_of(accounts: Mapping[Account, AccountRow]) -> dict[str, Any]:
     }
 
 
-def _json(document: Mapping[str, Any]) -> str:
-    if not document:
-        return "{}"
-    return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_number)
-
-
-def _number(value: object) -> float | str:
-    return float(value) if isinstance(value, Decimal) else str(value)
-
-
 def _money(amount: int | None) -> Money | None:
     return None if amount is None else Money(amount)
 
@@ -722,12 +644,7 @@ def balances_of(book: Book) -> list[AccountBalance]:
     balances = []
     for account in book.changed_accounts:
         row = book.accounts[account]
-        limit = (
-            book.budget_of(account.tenant_id).daily_limit
-            if account.scope is Scope.TENANT_DAY
-            else _money(row.limit)
-        )
-        held, spent = Money(row.held), Money(row.spent)
+        limit, held, spent = _money(row.limit), Money(row.held), Money(row.spent)
         # it was read under its lock and written once since then
         version = row.version + 1
         balances.append(AccountBalance(account, limit, held, spent, row.requests, row.tokens, version))

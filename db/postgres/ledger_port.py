@@ -1,6 +1,7 @@
 """The ledger as the gateway knows it: the writer for what costs money, snapshots for what accepts an overrun."""
 
 import asyncio
+import itertools
 import secrets
 import threading
 from collections import OrderedDict
@@ -49,13 +50,13 @@ class PostgresLedger:
         postgres: Postgres,
         *,
         within_seconds: float = WITHIN_SECONDS,
-        tokens: Callable[[], str] = lambda: secrets.token_hex(8),
+        tokens: Callable[[], str] | None = None,
     ) -> None:
         self.writer = writer
         self.books = books
         self._postgres = postgres
         self._within_seconds = within_seconds
-        self._tokens = tokens
+        self._tokens = tokens or _tokens()
         self._underway: OrderedDict[UUID, None] = OrderedDict()
 
     @classmethod
@@ -197,6 +198,12 @@ class PostgresLedger:
             raise EpochSuperseded(f"Epoch {fence.epoch} of thread {fence.thread_id} is superseded.")
         # who is over the limit is refused the strict way, too: by the writer, with the scope and a fact
         return not (row["known"] or row["passed"] or row["too_dear"])
+
+
+def _tokens() -> Callable[[], str]:
+    """Tokens that no other process makes; they name owners, and are no secrets."""
+    process, numbers = secrets.token_hex(8), itertools.count(1)
+    return lambda: f"{process}-{next(numbers):x}"
 
 
 class SynchronousLedger:

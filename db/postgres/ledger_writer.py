@@ -8,6 +8,7 @@ Every command may be decided again: an outcome that got lost with a connection i
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import dict_row
 
 from db.postgres import ledger as tables
+from db.postgres import ledger_copy as lines
+from db.postgres.ledger_copy import copy
 from db.postgres.pool import APPLICATION_ROLE, Connection, is_transient
 from domain.book import (
     Adjust,
@@ -52,6 +55,8 @@ LOCK_TIMEOUT_SECONDS = 5.0
 _ALONE_LOCK_TIMEOUT_SECONDS = 0.25
 _RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _TRIES = 3
+#: how late a caller may hear that its time is over
+_WATCH_SECONDS = 0.05
 #: a tenant's time zone is looked up again after so long; its limits are read with every batch
 _TIME_ZONE_SECONDS = 60.0
 _KNOWN_LIMIT = 100_000
@@ -97,6 +102,8 @@ class Order:
     answer: "asyncio.Future[Any]"
     patient: bool
     hurried: bool = True
+    #: its caller hears by then, even if nothing is known
+    heard_by: float = math.inf
 
 
 @dataclass
@@ -187,6 +194,7 @@ class LedgerWriter:
         self._stopped = asyncio.Event()
         self._zones: dict[str, tuple[str, float]] = {}
         self._known: set[Account] = set()
+        self._watching: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     # --- callers ---
@@ -222,7 +230,10 @@ class LedgerWriter:
             await self._wait_for_place(within_seconds)
         lasts = PATIENCE_SECONDS if patient else within_seconds
         order = self._enqueue(command, began + lasts, patient=patient, hurried=True)
-        return await self._answer(order, began + within_seconds - time.monotonic())
+        order.heard_by = began + within_seconds
+        if self._watching is None:
+            self._watch()
+        return await order.answer
 
     def offer(self, command: Command) -> "asyncio.Future[Any]":
         """Queue a command that nobody waits for; `LedgerUnavailable` at once when there is no place."""
@@ -243,6 +254,8 @@ class LedgerWriter:
                 await asyncio.wait_for(self._stopped.wait(), self._close_seconds)
             await _ended(self._task)
         self._refuse_all(LedgerUnavailable("The ledger was closed before it knew that this was written."))
+        if self._watching is not None:
+            self._watching.cancel()
         await self._disconnect()
 
     def _enqueue(self, command: Command, deadline: float, *, patient: bool, hurried: bool) -> Order:
@@ -263,22 +276,22 @@ class LedgerWriter:
                 f"The ledger's queue of {self.queue_limit} stayed full until the deadline."
             )
 
-    async def _answer(self, order: Order, within_seconds: float) -> Any:
-        # the writer answers sooner; this bounds what a stuck connection may take, at a third of a timeout's cost
-        bound = asyncio.get_running_loop().call_later(within_seconds, self._give_up, order)
-        try:
-            return await order.answer
-        finally:
-            bound.cancel()
+    def _watch(self) -> None:
+        """Bound what a stuck connection may take: one timer for all, a timer for each was a tenth of a hold."""
+        now = time.monotonic()
+        for order in (*self._writing, *self._queue):
+            if order.heard_by <= now and not order.answer.done():
+                self._give_up(order)
+        loop = asyncio.get_running_loop()
+        self._watching = None if self.idle else loop.call_later(_WATCH_SECONDS, self._watch)
 
     def _give_up(self, order: Order) -> None:
-        if not order.answer.done():
-            self.figures.unavailable += 1
-            order.answer.set_exception(
-                LedgerUnavailable(
-                    "The ledger did not answer in time; what became of this is found by repeating it."
-                )
+        self.figures.unavailable += 1
+        order.answer.set_exception(
+            LedgerUnavailable(
+                "The ledger did not answer in time; what became of this is found by repeating it."
             )
+        )
 
     # --- the task ---
 
@@ -540,8 +553,8 @@ async def _load(
         threads = sorted({fence.thread_id for fence in map(_fence_of, commands) if fence is not None})
         epochs = await connection.execute(tables.FENCES_SQL, [threads]) if threads else None
     book = Book(now=now, days=days)
-    book.accounts = dict(tables.account_of(row) for row in await locked.fetchall())
     book.budgets = {row["tenant_id"]: tables.budget_of(row) for row in await tenants.fetchall()}
+    book.accounts = tables.accounts_in(await locked.fetchall(), book.budgets)
     for row in await holds.fetchall():
         book.holds_of(row["call_id"]).append(tables.hold_of(row))
     if epochs is not None:
@@ -581,29 +594,18 @@ def _decided(command: Command, book: Book) -> Any:
 async def _store(connection: Connection, book: Book) -> None:
     """Write everything that was decided in multi-row statements, and commit."""
     now = book.now
-    await _copy(connection, tables.COPY_EVENTS, map(tables.event_row, book.events))
-    await _copy(
-        connection, tables.COPY_HOLDS, (tables.hold_row(each, now) for each in book.new_holds.values())
-    )
-    await _copy(connection, tables.COPY_FACTS, (tables.fact_row(each, now) for each in book.facts))
-    await _copy(connection, tables.COPY_JOURNAL, map(tables.journal_row, book.journaled))
+    await copy(connection, lines.COPY_EVENTS, map(lines.event_line, book.events))
+    await copy(connection, lines.COPY_HOLDS, [lines.hold_line(each, now) for each in book.new_holds])
+    await copy(connection, lines.COPY_FACTS, [lines.fact_line(each, now) for each in book.facts])
+    await copy(connection, lines.COPY_JOURNAL, map(lines.journal_line, book.journaled))
     async with connection.pipeline():
         if book.changed_holds:
-            changes = tables.changes_of(book.changed_holds.values(), now)
+            changes = tables.changes_of(book.changed_holds, now)
             await connection.execute(tables.WRITE_HOLDS_SQL, changes)
         if book.changed_accounts:
             amounts = tables.amounts_of({each: book.accounts[each] for each in book.changed_accounts})
             await connection.execute(tables.WRITE_ACCOUNTS_SQL, amounts)
         await connection.execute("COMMIT")
-
-
-async def _copy(connection: Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    listed = list(rows)
-    if not listed:
-        return
-    async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in listed:
-            await copy.write_row(row)
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

@@ -158,7 +158,7 @@ class PostgresKeys:
     async def create(self, tenant_id: str, key_id: str, terms: KeyTerms) -> MadeKey:
         """Make the key of that id; a repetition answers the key that is there, without its secret."""
         async with self._postgres.transaction() as connection:
-            await _lock_tenant(connection, tenant_id)
+            await _read_tenant(connection, TENANT_SQL, tenant_id)
             return await _make_key(connection, tenant_id, key_id, terms)
 
     async def read(self, tenant_id: str, key_id: str) -> ApiKey:
@@ -245,7 +245,7 @@ class PostgresTenants:
         """State a profile's budget."""
         parameters = [tenant_id, check_profile(name), _plain(limit)]
         async with self._postgres.transaction() as connection:
-            await _lock_tenant(connection, tenant_id)
+            await _read_tenant(connection, TENANT_SQL, tenant_id)
             await connection.execute(SET_PROFILE_SQL, parameters)
         return await self.profile(tenant_id, name)
 

@@ -8,8 +8,7 @@ beyond its estimate is paid back first.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 MINUTE = 60_000
 #: nobody knows when a call under way ends: whoever waits for its place looks again after so long
@@ -120,7 +119,7 @@ class Verdict(NamedTuple):
 
 @dataclass
 class _Bucket:
-    level: float
+    level: int
     at: int
 
 
@@ -153,7 +152,8 @@ class Buckets:
             if share.unit == "calls":
                 self._places.get(share.key, {}).pop(permit, None)
             elif share.amount:
-                self._keep(share, min(share.capacity * MINUTE, self._filled(share, now) + share.amount * MINUTE), now)
+                level = self._filled(share, now) + share.amount * MINUTE
+                self._keep(share, min(share.capacity * MINUTE, level), now)
         return True
 
     def _verdict(self, share: Share, now: int) -> Verdict:
@@ -186,9 +186,23 @@ class Buckets:
         full = share.capacity * MINUTE
         if (bucket := self._levels.get(share.key)) is None:
             return full
-        return min(full, int(bucket.level) + max(0, now - bucket.at) * share.capacity)
+        return min(full, bucket.level + max(0, now - bucket.at) * share.capacity)
 
     def _keep(self, share: Share, level: int, now: int) -> None:
         self._levels[share.key] = _Bucket(level, now)
         self._levels.move_to_end(share.key)
         _bound(self._levels, self.most)
+
+
+def _standing(share: Share, level: int) -> Verdict:
+    return Verdict(level // MINUTE, _time(share.capacity * MINUTE - level, share), 0)
+
+
+def _time(amount: int, share: Share) -> int:
+    """In how many milliseconds the bucket gains so much, rounded up."""
+    return -(-amount // share.capacity)
+
+
+def _bound(kept: OrderedDict[str, Any], most: int) -> None:
+    if len(kept) > most:
+        kept.popitem(last=False)

@@ -65,12 +65,12 @@ async def run_evaluation(options: Options, settings: Settings, console: Console)
         fitted=partial(was_fitted_on, options.model),
     )
     # all of Temporal comes with it: a set that cannot be read is told without waiting for that
-    from runtime.worker import models
+    from runtime.gateway import models
 
     with _progress(console, len(material.plan.tasks)) as on_progress:
         return await evaluate(
             material,
-            models(settings),
+            models(settings.models),
             model=options.model,
             parameters_version=parameters_version(options.model),
             step=options.step,

@@ -439,9 +439,9 @@ async def test_an_event_repeated_is_a_no_op_and_with_another_content_an_error(le
     call = a_call()
     hold = an_event(EventType.HOLD, call, 100)
     commit = an_event(EventType.COMMIT, call, 100, 40, usage={"tokens_in": 7})
-    for event in (hold, hold, commit, replace(commit, occurred_at=datetime.now(UTC)), hold):
+    for event in (hold, hold, commit, commit._replace(occurred_at=datetime.now(UTC)), hold):
         await ledger.write_event(event)
-    for other in (replace(hold, estimated=Money(99)), replace(commit, actual=Money(41))):
+    for other in (hold._replace(estimated=Money(99)), commit._replace(actual=Money(41))):
         with pytest.raises(LedgerConflict):
             await ledger.write_event(other)
     assert await balance(ledger, call) == (0, 40)

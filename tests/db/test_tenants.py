@@ -7,9 +7,10 @@ import pytest
 
 from db.postgres.grading import PostgresSubmissions
 from db.postgres.pool import Postgres
-from db.postgres.tenants import ALL_SCOPES, PostgresIdempotencyKeys, PostgresKeys, key_hash
+from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, key_hash
 from domain.errors import IdempotencyMismatch, Unauthenticated
 from domain.exam import Exam
+from domain.keys import KEY_SCOPES
 from tests.db.stage import running_file
 
 
@@ -17,7 +18,7 @@ async def test_a_key_is_its_tenants_and_only_its_hash_is_stored(postgres: Postgr
     keys, secret = PostgresKeys(postgres), f"assay_{fresh}_secret"
     await asyncio.gather(*(keys.ensure(f"t-{fresh}", "T", "key", secret) for _ in range(3)))
     caller = await keys.authenticate(secret)
-    assert (caller.tenant_id, caller.scopes) == (f"t-{fresh}", set(ALL_SCOPES))
+    assert (caller.tenant_id, caller.scopes) == (f"t-{fresh}", set(KEY_SCOPES))
     rows = await postgres.rows("SELECT * FROM api_keys WHERE tenant_id = %s", [f"t-{fresh}"])
     assert len(rows) == 1
     assert secret not in str(rows[0])

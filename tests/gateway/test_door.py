@@ -1,100 +1,27 @@
 """The door: whatever becomes of a call, it is paid for once and its reply is kept."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
 from db.postgres.prices import PostgresPrices, PostgresTokenRatios
-from domain.completion import CompletionReply, CompletionRequest, Message, Payer, Usage
+from domain.completion import CompletionReply, CompletionRequest, Message
 from domain.errors import BudgetExhausted, ModelUnavailable, UnknownModel, UnpricedModel
 from domain.estimates import MIN_CALLS
 from domain.identity import LogicalStep
 from domain.ledger import Account, Mode, Scope
 from domain.money import Money
-from domain.prices import Unit, own_prices
 from gateway.catalogue import canonical_name, catalogue
-from gateway.door import CallTerms, Door
 from gateway.tokens import WRITE_EVERY_CALLS, TokenEstimates, input_bytes
 from runtime.resources import Resources
-from tests.builders import an_exam
-
-QUESTION = an_exam().question("q2")
-
-
-async def at_once(request: CompletionRequest) -> CompletionReply:
-    return CompletionReply("{}", Usage(tokens_in=100, tokens_out=50), request.model)
-
-
-@dataclass
-class Upstream:
-    """A model that does as it is told, and counts."""
-
-    act: Callable[[CompletionRequest], Awaitable[CompletionReply]] = at_once
-    calls: Counter[str] = field(default_factory=Counter)
-
-    async def complete(self, request: CompletionRequest) -> CompletionReply:
-        """What it is told."""
-        self.calls[request.key] += 1
-        return await self.act(request)
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A door over one upstream, on one batch's account."""
-
-    resources: Resources
-    upstream: Upstream
-    payer: Payer
-    timeout_seconds: float = 10.0
-
-    def door(self) -> Door:
-        """A door of a process of its own."""
-        postgres = self.resources.postgres
-        return Door(
-            self.upstream,
-            self.resources.ledger,
-            PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
-            TokenEstimates(PostgresTokenRatios(postgres)),
-            terms=lambda _: CallTerms(self.timeout_seconds, wait_seconds=0.3),
-            modes=self.resources.ledger.books.modes,
-        )
-
-    def request(self, **changes: object) -> CompletionRequest:
-        """A call of this lane's own step."""
-        step = LogicalStep(self.payer.batch_id, 1, "q2", "all", "first")
-        made = CompletionRequest(step, 1, "scripted", QUESTION, "Light is energy.", payer=self.payer)
-        return replace(made, messages=(Message("user", "Light is energy."),), **changes)  # type: ignore[arg-type]
-
-    async def states(self) -> list[str]:
-        """The lane's holds, by dispatch."""
-        rows = await self.resources.postgres.rows(
-            "SELECT state FROM ledger_holds WHERE batch_id = %s ORDER BY call_id, attempt",
-            [self.payer.batch_id],
-        )
-        return [row["state"] for row in rows]
-
-    async def spent(self) -> int:
-        """What the account says."""
-        account = Account(self.payer.tenant_id, Scope.BATCH, self.payer.batch_id)
-        (balance,) = await self.resources.ledger.books.balances(
-            account.tenant_id, account.scope, account.subject
-        )
-        return int(balance.spent)
 
 
 @pytest.fixture
-async def lane(resources: Resources) -> Lane:
+async def lane(session_resources: Resources) -> Lane:
     """A lane whose model costs a thousand nano-dollars a token in, two thousand out."""
-    prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
-    await prices.add(own_prices("scripted", [(Unit.TOKENS_IN, "1"), (Unit.TOKENS_OUT, "2")]))
-    return Lane(resources, Upstream(), Payer("local", str(uuid4())))
-
-
-COST = 100 * 1_000 + 50 * 2_000
+    return await opened_lane(session_resources)
 
 
 async def test_a_repeated_call_is_answered_from_the_journal_and_not_paid_again(lane: Lane) -> None:
@@ -207,7 +134,7 @@ async def test_a_second_attempt_waits_for_the_first_and_takes_its_reply(lane: La
 
 
 async def test_a_limit_refuses_by_the_worst_case_before_anything_is_sent(lane: Lane) -> None:
-    account = Account("local", Scope.BATCH, lane.payer.batch_id)
+    account = Account(lane.payer.tenant_id, Scope.BATCH, lane.payer.batch_id)
     await lane.resources.ledger.books.set_limit(account, Money(1_000))
     with pytest.raises(BudgetExhausted) as caught:
         await lane.door().complete(lane.request())
@@ -217,7 +144,7 @@ async def test_a_limit_refuses_by_the_worst_case_before_anything_is_sent(lane: L
 
 
 async def test_work_that_accepts_an_overrun_is_paid_for_once_too(lane: Lane) -> None:
-    account = Account("local", Scope.BATCH, lane.payer.batch_id)
+    account = Account(lane.payer.tenant_id, Scope.BATCH, lane.payer.batch_id)
     await lane.resources.ledger.books.set_limit(account, Money(10**9), Mode.BEST_EFFORT)
     first = await lane.door().complete(lane.request())
     assert await lane.door().complete(lane.request()) == first

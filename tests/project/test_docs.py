@@ -126,6 +126,8 @@ def settings_defaults() -> dict[str, str]:
 
 
 def _shown(default: object) -> str:
+    # as it is written in the environment
+    default = list(default) if isinstance(default, tuple) else default
     return "–" if default is None else f"`{default}`"
 
 
@@ -172,9 +174,9 @@ def test_every_assay_command_that_a_document_names_exists() -> None:
     commands |= {each.typer_instance.info.name for each in app.registered_groups if each.typer_instance}
     for path in documents():
         text = path.read_text(encoding="utf-8")
-        named = re.findall(r"`(?:\.venv/bin/)?assay ([a-z]+)", text)
+        named = re.findall(r"`(?:\.venv/bin/)?assay ([a-z-]+)", text)
         for block in _CONSOLE.findall(text):
-            named += re.findall(r"^\$ (?:\.venv/bin/|ASSAY_\S+ )*assay ([a-z]+)", block, re.MULTILINE)
+            named += re.findall(r"^\$ (?:\.venv/bin/|ASSAY_\S+ )*assay ([a-z-]+)", block, re.MULTILINE)
         assert set(named) <= commands, path.relative_to(ROOT)
 
 

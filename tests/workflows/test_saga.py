@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from db.postgres.grading import PostgresAssessments
 from db.redis.cache import RedisResultCache
 from db.redis.connection import RedisLink
 from domain.batch import Batch
+from domain.errors import SagaStepRefused
 from domain.identity import saga_id
 from runtime.resources import Resources
 from runtime.server import services
@@ -19,6 +21,7 @@ from tests.workflows.plant import (
     RefusingCache,
     WatchedModel,
     all_ended,
+    child_of,
     cognition,
     file_events,
     files_of,
@@ -57,6 +60,38 @@ async def test_a_refusing_cache_compensates_the_saga(resources: Resources) -> No
     batch = await open_batch(resources, {name: a_submission() for name in names(2)})
     async with running(orchestration(resources, RefusingCache), cognition(resources, WatchedModel())):
         await start(resources, batch)
+        (ended,) = await all_ended(resources, batch)
+    await check_compensated(resources, ended)
+
+
+class StubbornCache(RefusingCache):
+    """A cache that refuses what it is given, and does not even drop it until it is told to."""
+
+    stubborn = True
+
+    async def forget(self, submission_id: str, question_ids: Sequence[str]) -> None:
+        """Refuse, as long as it is stubborn."""
+        if self.stubborn:
+            raise SagaStepRefused(f"{len(question_ids)} entries stay")
+        await super().forget(submission_id, question_ids)
+
+
+async def test_a_compensation_that_fails_waits_for_a_human_and_is_tried_again(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await open_batch(resources, {"a.json": a_submission()})
+    (file,) = await files_of(resources, batch)
+    async with running(orchestration(resources, StubbornCache), cognition(resources, WatchedModel())):
+        await start(resources, batch)
+        async with asyncio.timeout(20):
+            while (await files_of(resources, batch))[0].state != "needs_intervention":
+                await asyncio.sleep(0.05)
+        assert (await files_of(resources, batch))[0].failure_code == "compensation_failed"
+        (saga,) = await PostgresAssessments(resources.postgres).sagas("needs_intervention", 1)
+        assert saga["saga_id"] == saga_id(file.id, 1)
+        assert "entries stay" in saga["error_message"]
+        monkeypatch.setattr(StubbornCache, "stubborn", False)
+        await services(resources).orchestrator.retry_file(child_of(resources, file).id)
         (ended,) = await all_ended(resources, batch)
     await check_compensated(resources, ended)
 

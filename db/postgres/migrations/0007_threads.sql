@@ -6,6 +6,11 @@ CREATE INDEX checkpoints_by_run ON checkpoints ((metadata ->> 'run_id')) WHERE m
 
 CREATE INDEX agent_threads_by_file ON agent_threads (file_id, generation);
 
+-- What retention has left of the thread's checkpoints (G2.8).
+ALTER TABLE agent_threads ADD COLUMN kept text NOT NULL DEFAULT 'history'
+    CHECK (kept IN ('history', 'latest', 'nothing'));
+CREATE INDEX agent_threads_to_prune ON agent_threads (updated_at) WHERE kept <> 'nothing';
+
 -- One row a checkpoint. `is_delta`: some of its channels are the base's, by version; the size is of what was
 -- stored with this one alone.
 CREATE VIEW langgraph_checkpoints AS

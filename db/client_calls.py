@@ -1,0 +1,100 @@
+"""A client's own retry is found again in the ledger, unless its call was delivered, which Redis remembers."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+
+from db.redis.connection import GONE_OR_REFUSED, RedisLink
+from domain.ports import Clock
+
+#: how long after a call its client may come again for it (O10)
+RETRY_SECONDS = 600
+#: marks on their way to Redis; one more is dropped, and a retry of its call is answered from the journal
+MOST_WAITING = 10_000
+
+#: ids that a client named itself are found by their names
+UNNAMED = "call-"
+
+
+def delivered_key(call_id: str) -> str:
+    """Where it is remembered that a reply went out whole."""
+    return f"client_call:{call_id}:delivered"
+
+
+class Books(Protocol):
+    """The ledger's own register of outside calls."""
+
+    async def client_calls(self, api_key_id: str, request_hash: str, since: datetime) -> Sequence[str]:
+        """The calls that a key's client made with this request, newest first."""
+        ...
+
+
+class StoredClientCalls:
+    """The port `ClientCalls` over the ledger and Redis.
+
+    Without Redis every call counts as not delivered: rather the same reply twice than paid twice.
+    """
+
+    def __init__(self, books: Books, redis: RedisLink, clock: Clock) -> None:
+        self._books = books
+        self._redis = redis
+        self._clock = clock
+        self._waiting: list[str] = []
+        self._marking: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("assay.client_calls")
+
+    async def new(self) -> str:
+        """An id for a call that is none's retry."""
+        return UNNAMED + uuid4().hex
+
+    async def retried(self, key_id: str, request_hash: str) -> str | None:
+        """The id of the newest call of that key and request within ten minutes that was not delivered yet."""
+        since = self._clock.now() - timedelta(seconds=RETRY_SECONDS)
+        calls = await self._books.client_calls(key_id, request_hash, since)
+        unnamed = [each for each in calls if each.startswith(UNNAMED)]
+        marked = await self._marked(unnamed)
+        return next((each for each in unnamed if each not in marked), None)
+
+    async def delivered(self, call_id: str) -> None:
+        """The reply went out whole; never raises, and waits for nothing: marks go to Redis in bunches."""
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(call_id)
+        if self._marking is None or self._marking.done():
+            self._marking = asyncio.create_task(self._mark_all())
+
+    async def close(self) -> None:
+        """Wait until every mark has gone out."""
+        if self._marking is not None:
+            await self._marking
+
+    async def _marked(self, call_ids: Sequence[str]) -> set[str]:
+        waiting = set(self._waiting)
+        if not call_ids:
+            return waiting
+        try:
+            with self._redis.use() as client:
+                found = await client.mget([delivered_key(each) for each in call_ids])
+        except GONE_OR_REFUSED:
+            return waiting
+        return waiting | {each for each, mark in zip(call_ids, found, strict=True) if mark is not None}
+
+    async def _mark_all(self) -> None:
+        while self._waiting:
+            bunch = list(self._waiting)
+            try:
+                await self._mark(bunch)
+            except GONE_OR_REFUSED as error:
+                self._log.info("delivery_not_marked", calls=len(bunch), reason=type(error).__name__)
+            # kept until Redis has them: a retry in this very moment is told so
+            del self._waiting[: len(bunch)]
+
+    async def _mark(self, call_ids: Sequence[str]) -> None:
+        with self._redis.use() as client:
+            async with client.pipeline(transaction=False) as pipeline:
+                for each in call_ids:
+                    pipeline.set(delivered_key(each), "1", ex=RETRY_SECONDS)
+                await pipeline.execute()

@@ -1,0 +1,246 @@
+"""Rates and concurrency of all processes together; each process's share alone while Redis is gone (G3.4).
+
+All limits of one tenant are decided by one script, on keys with the tenant's tag, which a cluster keeps
+together. An upstream's limits are everybody's and have a tag of their own: a second script decides them, and
+the first one's grant is given back where it refuses.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from db.redis.buckets import ACQUIRE, RELEASE, SERVER_TIME, Buckets, Share, Verdict
+from db.redis.connection import GONE_OR_REFUSED, RedisLink
+from domain.errors import LimitExceeded, RateLimited
+from domain.gateway import LimitState, Permit, RateLimit
+
+UPSTREAM = "upstream/"
+_ALONE = "alone/"
+#: permits that could not be given back while Redis was gone; older ones end with their lease
+_OWED_LIMIT = 10_000
+#: more calls than a process has under way; the oldest would end with its lease
+_OPEN_LIMIT = 100_000
+
+
+def limit_key(home: str, limit: RateLimit) -> str:
+    """Where a limit's bucket or its places are."""
+    return f"rate:{{{home}}}:{limit.subject}:{limit.unit}"
+
+
+def permit_key(home: str, permit_id: str) -> str:
+    """What says that a permit was not given back yet."""
+    return f"rate:{{{home}}}:permit:{permit_id}"
+
+
+class RedisRateLimits:
+    """Token buckets for requests and tokens, leases for calls at once; the port `RateLimits`.
+
+    `processes` is among how many the limits are shared out while Redis is gone.
+    """
+
+    def __init__(self, link: RedisLink, *, processes: int = 1) -> None:
+        self._link = link
+        self._processes = processes
+        self._alone = Buckets()
+        self._acquire = link.client.register_script(SERVER_TIME + ACQUIRE)
+        self._release = link.client.register_script(SERVER_TIME + RELEASE)
+        #: granted and not given back yet; a second release asks nobody
+        self._open: OrderedDict[str, None] = OrderedDict()
+        self._owed: OrderedDict[str, tuple[str, Permit, int | None]] = OrderedDict()
+        self._background: set[asyncio.Future[Any]] = set()
+
+    async def acquire(
+        self, tenant_id: str, limits: Sequence[RateLimit], *, tokens: int, lease_seconds: float
+    ) -> Permit:
+        """Take one request, so many tokens and one place of all of them, or of none.
+
+        Raises `RateLimited` with the longest wait among those that refuse, and `LimitExceeded` for more
+        tokens than a limit ever has at once.
+        """
+        if not limits:
+            return Permit("")
+        for limit in limits:
+            _check_size(limit, tokens)
+        lease = max(1, round(lease_seconds * 1000))
+        # a caller that goes away meanwhile must not leave its place taken (X3)
+        taking = self._spawn(self._take(tenant_id, limits, tokens, lease))
+        try:
+            permit: Permit = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            self._spawn(self._give_back_when_taken(tenant_id, taking))
+            raise
+        self._open[permit.id] = None
+        if len(self._open) > _OPEN_LIMIT:
+            self._open.popitem(last=False)
+        return permit
+
+    async def release(self, tenant_id: str, permit: Permit, *, tokens_used: int | None = None) -> None:
+        """Give the place back, and the tokens that were not used; the first time only. Never raises."""
+        if permit.id in self._open:
+            del self._open[permit.id]
+            await asyncio.shield(self._spawn(self._give_back(tenant_id, permit, tokens_used)))
+
+    # --- taking ---
+
+    async def _take(self, tenant_id: str, limits: Sequence[RateLimit], tokens: int, lease: int) -> Permit:
+        permit = Permit(secrets.token_hex(12), (), tokens)
+        for home, own in _by_home(tenant_id, limits).items():
+            wanted = Permit(permit.id, own, tokens)
+            try:
+                states = await self._take_at(home, wanted, lease)
+            except GONE_OR_REFUSED:
+                # it may have been done all the same
+                self._owe(tenant_id, Permit(permit.id, (*permit.limits, *own), tokens), 0)
+                return self._take_alone(tenant_id, limits, tokens, lease)
+            except RateLimited:
+                await self._give_back(tenant_id, permit, 0, undone=True)
+                raise
+            permit = Permit(permit.id, (*permit.limits, *own), tokens, (*permit.states, *states))
+        if self._owed:
+            self._spawn(self._pay())
+        return permit
+
+    async def _take_at(self, home: str, permit: Permit, lease: int) -> tuple[LimitState, ...]:
+        shares = [_share(home, limit, permit.tokens) for limit in permit.limits]
+        arguments = [permit.id, lease, *_flat(shares)]
+        with self._link.use() as client:
+            granted, answers = await self._acquire(_keys(home, permit, shares), arguments, client)
+        return _states(permit.limits, granted, [Verdict(*each) for each in answers])
+
+    def _take_alone(self, tenant_id: str, limits: Sequence[RateLimit], tokens: int, lease: int) -> Permit:
+        permit = Permit(f"{_ALONE}{secrets.token_hex(12)}", tuple(limits), tokens)
+        shares = self._shares_alone(tenant_id, permit)
+        granted, verdicts = self._alone.acquire(permit.id, shares, lease, _now())
+        return Permit(permit.id, permit.limits, tokens, _states(permit.limits, granted, verdicts))
+
+    def _shares_alone(self, tenant_id: str, permit: Permit) -> list[Share]:
+        """This process's part of each limit; a call that is larger than the part takes all of it."""
+        shares = [_share(_home(tenant_id, limit), limit, permit.tokens) for limit in permit.limits]
+        parts = [max(1, share.capacity // self._processes) for share in shares]
+        return [
+            share._replace(capacity=part, amount=min(share.amount, part))
+            for share, part in zip(shares, parts, strict=True)
+        ]
+
+    # --- giving back ---
+
+    async def _give_back_when_taken(self, tenant_id: str, taking: "asyncio.Future[Permit]") -> None:
+        await asyncio.wait([taking])
+        if taking.exception() is None:
+            await self._give_back(tenant_id, taking.result(), 0, undone=True)
+
+    async def _give_back(
+        self, tenant_id: str, permit: Permit, tokens_used: int | None, *, undone: bool = False
+    ) -> None:
+        if permit.id.startswith(_ALONE):
+            shares = self._shares_alone(tenant_id, permit)
+            back = [_back(each, permit, tokens_used, undone=undone) for each in shares]
+            self._alone.release(permit.id, back, _now())
+            return
+        try:
+            await self._give_back_at_homes(tenant_id, permit, tokens_used, undone=undone)
+        except GONE_OR_REFUSED:
+            self._owe(tenant_id, permit, tokens_used)
+
+    async def _give_back_at_homes(
+        self, tenant_id: str, permit: Permit, tokens_used: int | None, *, undone: bool = False
+    ) -> None:
+        for home, own in _by_home(tenant_id, permit.limits).items():
+            shares = [_share(home, limit, permit.tokens) for limit in own]
+            back = [_back(each, permit, tokens_used, undone=undone) for each in shares]
+            with self._link.use() as client:
+                await self._release(_keys(home, permit, shares), [permit.id, *_flat(back)], client)
+
+    def _owe(self, tenant_id: str, permit: Permit, tokens_used: int | None) -> None:
+        self._owed[permit.id] = (tenant_id, permit, tokens_used)
+        if len(self._owed) > _OWED_LIMIT:
+            self._owed.popitem(last=False)
+
+    async def _pay(self) -> None:
+        """Give back what could not be given back while Redis was gone."""
+        owed, self._owed = self._owed, OrderedDict()
+        for tenant_id, permit, tokens_used in owed.values():
+            await self._give_back(tenant_id, permit, tokens_used)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Future[Any]") -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller, where there is one, hears of it
+
+
+def _home(tenant_id: str, limit: RateLimit) -> str:
+    return limit.subject if limit.subject.startswith(UPSTREAM) else tenant_id
+
+
+def _by_home(tenant_id: str, limits: Sequence[RateLimit]) -> dict[str, tuple[RateLimit, ...]]:
+    homes: dict[str, tuple[RateLimit, ...]] = {}
+    for limit in limits:
+        home = _home(tenant_id, limit)
+        homes[home] = (*homes.get(home, ()), limit)
+    return homes
+
+
+def _share(home: str, limit: RateLimit, tokens: int) -> Share:
+    amount = tokens if limit.unit == "tokens" else 1
+    return Share(limit_key(home, limit), limit.unit, limit.capacity, amount)
+
+
+def _back(share: Share, permit: Permit, tokens_used: int | None, *, undone: bool) -> Share:
+    """What of a share is given back: a request was made, and counts, unless nothing was."""
+    if share.unit == "requests":
+        return share._replace(amount=int(undone))
+    if share.unit == "tokens":
+        return share._replace(amount=0 if tokens_used is None else share.amount - tokens_used)
+    return share
+
+
+def _keys(home: str, permit: Permit, shares: Sequence[Share]) -> list[str]:
+    return [permit_key(home, permit.id), *(each.key for each in shares)]
+
+
+def _flat(shares: Sequence[Share]) -> list[str | int]:
+    return [part for each in shares for part in (each.unit, each.capacity, each.amount)]
+
+
+def _states(
+    limits: Sequence[RateLimit], granted: object, verdicts: Sequence[Verdict]
+) -> tuple[LimitState, ...]:
+    if not granted:
+        raise _refusal(limits, verdicts)
+    return tuple(
+        LimitState(limit, max(0, each.left), each.reset / 1000)
+        for limit, each in zip(limits, verdicts, strict=True)
+    )
+
+
+def _refusal(limits: Sequence[RateLimit], verdicts: Sequence[Verdict]) -> RateLimited:
+    limit, verdict = max(zip(limits, verdicts, strict=True), key=lambda each: each[1].wait)
+    per = "at once" if limit.unit == "calls" else "a minute"
+    seconds = verdict.wait / 1000
+    return RateLimited(
+        f"{limit.subject} allows {limit.capacity:,} {limit.unit} {per}. Come again in {seconds:.1f} s.",
+        limit=f"{limit.subject} {limit.unit}",
+        retry_after_seconds=seconds,
+    )
+
+
+def _check_size(limit: RateLimit, tokens: int) -> None:
+    if limit.unit == "tokens" and tokens > limit.capacity:
+        raise LimitExceeded(
+            f"This call may use {tokens:,} tokens, and {limit.subject} allows {limit.capacity:,} a minute, "
+            "however long it waits. Ask for fewer with `max_tokens`, send less, or have the limit raised.",
+            field="max_tokens",
+        )
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1_000_000

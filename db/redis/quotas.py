@@ -1,0 +1,365 @@
+"""Copies of balances in Redis: written after the commit, in the order of their versions (O1).
+
+Postgres is the authority. A copy is quick to read and may be late; whoever refuses because of one asks
+Postgres first, and whoever is let through by one is decided by the ledger's hold.
+"""
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Protocol
+from uuid import uuid4
+
+import structlog
+from redis.exceptions import ResponseError
+
+from db.redis.connection import GONE_OR_REFUSED, RedisLink
+from domain.completion import Payer
+from domain.errors import BudgetExhausted, RedisUnavailable, Unavailable
+from domain.gateway import QuotaCopy
+from domain.ledger import Account, AccountBalance, Scope, accounts_of
+from domain.money import Money
+from domain.ports import Clock
+
+#: so old days vanish; what is used meanwhile is written anew
+COPY_SECONDS = 2 * 24 * 3600
+#: accounts that may wait to be written; with more the oldest are given up, and repaired later
+WAITING_LIMIT = 10_000
+WRITE_LIMIT = 500
+#: what one write waits for the next: a hot account changes a thousand times a second
+GATHER_SECONDS = 0.02
+AWAY_SECONDS = 0.5
+#: how long one process may take to copy an account, and how often another looks meanwhile
+WARMING_SECONDS = 2.0
+_LOOK_SECONDS, _LOOKS = 0.02, 25
+#: no zone's day begins elsewhere than at a quarter of an hour
+_QUARTER = 900
+_TODAY_SECONDS = 60.0
+_TENANTS_KEPT = 10_000
+#: others' keys are passed by, so many at most for one page
+_SCANNED_KEYS, _SCANS = 1_000, 10
+
+# ARGV: the version, the version that is known to be wrong, the time to live, the fields
+_WRITE = """
+local stored = redis.call('HGET', KEYS[1], 'version')
+if stored and tonumber(stored) >= tonumber(ARGV[1]) and stored ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], unpack(ARGV, 4))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+_PREFIX = "quota:{"
+_KEY = re.compile(r"quota:\{(.*?)\}:(api_key|batch|profile|tenant_day):(.*)", re.DOTALL)
+
+
+class Books(Protocol):
+    """Where balances are certain."""
+
+    async def quota(self, payer: Payer) -> Sequence[AccountBalance]:
+        """The payer's accounts today."""
+        ...
+
+    async def today(self, tenant_id: str) -> date:
+        """The tenant's day."""
+        ...
+
+
+def copy_key(account: Account) -> str:
+    """Where an account's copy is."""
+    return f"{_PREFIX}{account.tenant_id}}}:{account.scope}:{account.subject}"
+
+
+def copy_of(balance: AccountBalance) -> QuotaCopy:
+    """A balance as it is copied."""
+    limit = None if balance.limit is None else int(balance.limit)
+    held, spent = int(balance.held), int(balance.spent)
+    return QuotaCopy(balance.account, limit, held, spent, balance.requests, balance.tokens, balance.version)
+
+
+@dataclass
+class _Waiting:
+    """A balance that is to be copied, and since when the account's copy is late."""
+
+    balance: AccountBalance
+    since: float
+
+
+class RedisQuotas:
+    """The port `Quotas`, with the writer of its copies; `run` is its task.
+
+    `synced` hears how many seconds after its commit a copy was written, or waits already; `dropped` of each
+    one given up; `raced` of each that was wanted while it was being made.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        books: Books,
+        clock: Clock,
+        *,
+        synced: Callable[[float], None] = lambda _: None,
+        dropped: Callable[[], None] = lambda: None,
+        raced: Callable[[], None] = lambda: None,
+        waiting_limit: int = WAITING_LIMIT,
+    ) -> None:
+        self._link = link
+        self._books = books
+        self._clock = clock
+        self._synced, self._dropped, self._raced = synced, dropped, raced
+        self._waiting_limit = waiting_limit
+        self._waiting: OrderedDict[Account, _Waiting] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._under_way: dict[tuple[str, Payer], asyncio.Task[list[AccountBalance]]] = {}
+        self._days: OrderedDict[str, tuple[date, float, float]] = OrderedDict()
+
+    # --- readers ---
+
+    async def read(self, payer: Payer) -> Sequence[QuotaCopy]:
+        """The payer's accounts today, from Postgres where Redis is gone or lacks one."""
+        try:
+            return await self._read(payer)
+        except GONE_OR_REFUSED:
+            return [copy_of(each) for each in await self._asked(payer)]
+
+    async def check(self, payer: Payer) -> None:
+        """Raise `BudgetExhausted` if more is spent than a limit allows, once Postgres says so, too.
+
+        What is spent to the last nano-dollar is the hold's to decide: a call that costs nothing may go. While
+        Redis or Postgres is gone everything is.
+        """
+        try:
+            copies = await self._read(payer)
+            if not any(map(_overspent, copies)):
+                return
+            balances = await self._asked(payer)
+            await self._repair(copies, balances)
+        except (Unavailable, *GONE_OR_REFUSED):
+            return
+        for balance in balances:
+            if _overspent(copy_of(balance)):
+                raise _refusal(balance)
+
+    async def copies(self, accounts: Sequence[Account]) -> list[QuotaCopy | None]:
+        """The copies as they are, `None` for a missing one; raises `RedisUnavailable`."""
+        with self._link.use() as client:
+            async with client.pipeline(transaction=False) as pipeline:
+                for account in accounts:
+                    pipeline.hgetall(copy_key(account))
+                found = await pipeline.execute()
+        return [_parsed(account, fields) for account, fields in zip(accounts, found, strict=True)]
+
+    async def page(self, cursor: int, count: int) -> tuple[int, list[Account]]:
+        """About so many of the accounts that have a copy, and where to go on; 0 is the beginning and the end."""
+        accounts: list[Account] = []
+        with self._link.use() as client:
+            for _ in range(_SCANS):
+                cursor, keys = await client.scan(cursor, match=f"{_PREFIX}*", count=_SCANNED_KEYS)
+                accounts += [account for key in keys if (account := _account(str(key)))]
+                if not int(cursor) or len(accounts) >= count:
+                    break
+        return int(cursor), accounts
+
+    async def _read(self, payer: Payer) -> Sequence[QuotaCopy]:
+        accounts = accounts_of(payer, await self._today(payer.tenant_id))
+        found = await self._all(accounts)
+        if found is not None:
+            return found
+        warmed = await self._once("warm", payer, lambda: self._warm(payer, accounts))
+        return [copy_of(each) for each in warmed]
+
+    async def _all(self, accounts: Sequence[Account]) -> list[QuotaCopy] | None:
+        found = [each for each in await self.copies(accounts) if each is not None]
+        return found if len(found) == len(accounts) else None
+
+    async def _today(self, tenant_id: str) -> date:
+        """The tenant's day, asked for at most once a minute, and again where a day may begin."""
+        quarter, now = self._clock.now().timestamp() // _QUARTER, time.monotonic()
+        day, known_quarter, until = self._days.get(tenant_id, (date.min, 0.0, 0.0))
+        if quarter != known_quarter or now > until:
+            day = await self._books.today(tenant_id)
+            self._days[tenant_id] = (day, quarter, now + _TODAY_SECONDS)
+            if len(self._days) > _TENANTS_KEPT:
+                self._days.popitem(last=False)
+        return day
+
+    # --- copying what is missing ---
+
+    async def _warm(self, payer: Payer, accounts: Sequence[Account]) -> list[AccountBalance]:
+        """Copy the payer's accounts, unless another process is at it already."""
+        claim = f"{_PREFIX}{payer.tenant_id}}}:warming:{payer.api_key_id}:{payer.batch_id}:{payer.profile}"
+        with self._link.use() as client:
+            mine = await client.set(claim, str(uuid4()), nx=True, px=round(WARMING_SECONDS * 1000))
+        if not mine:
+            self._raced()
+            if (found := await self._wait_for(accounts)) is not None:
+                return found
+        balances = list(await self._books.quota(payer))
+        with suppress(*GONE_OR_REFUSED):
+            await self.write(balances)
+            with self._link.use() as client:
+                await client.delete(claim)
+        return balances
+
+    async def _wait_for(self, accounts: Sequence[Account]) -> list[AccountBalance] | None:
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_SECONDS)
+            if (found := await self._all(accounts)) is not None:
+                return [_balance_of(each) for each in found]
+        return None
+
+    async def _asked(self, payer: Payer) -> list[AccountBalance]:
+        async def ask() -> list[AccountBalance]:
+            return list(await self._books.quota(payer))
+
+        return await self._once("ask", payer, ask)
+
+    async def _once(
+        self, kind: str, payer: Payer, work: Callable[[], Awaitable[list[AccountBalance]]]
+    ) -> list[AccountBalance]:
+        """One of a kind at a time for each payer; whoever comes meanwhile gets the same answer (O7)."""
+        task = self._under_way.get((kind, payer))
+        if task is None:
+            task = asyncio.ensure_future(_awaited(work()))
+            self._under_way[kind, payer] = task
+            task.add_done_callback(lambda done: self._ended(kind, payer, done))
+        elif kind == "warm":
+            self._raced()
+        return await asyncio.shield(task)
+
+    def _ended(self, kind: str, payer: Payer, task: "asyncio.Task[list[AccountBalance]]") -> None:
+        del self._under_way[kind, payer]
+        if not task.cancelled():
+            task.exception()  # whoever still waits hears of it
+
+    # --- writing ---
+
+    def push(self, balances: Iterable[AccountBalance]) -> None:
+        """Copy these soon: the ledger calls it after a commit, and waits for nothing."""
+        now = time.monotonic()
+        for balance in balances:
+            self._queue(balance, now)
+        while len(self._waiting) > self._waiting_limit:
+            self._waiting.popitem(last=False)
+            self._dropped()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what was pushed, until cancelled; an absent Redis is waited for."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self.flush()
+            except RedisUnavailable as error:
+                structlog.get_logger("assay.quotas").info("copies_wait", reason=type(error).__name__)
+                await asyncio.sleep(AWAY_SECONDS)
+                self._wake.set()
+            await asyncio.sleep(GATHER_SECONDS)
+
+    async def flush(self) -> None:
+        """Write everything that waits; what waits for an absent Redis waits on. Raises `RedisUnavailable`."""
+        while self._waiting:
+            taken = [
+                self._waiting.popitem(last=False)[1] for _ in range(min(WRITE_LIMIT, len(self._waiting)))
+            ]
+            try:
+                await self.write([each.balance for each in taken])
+            except ResponseError as error:
+                # full, or somebody else's key in the way: trying again would be the same
+                structlog.get_logger("assay.quotas").warning("copies_refused", reason=str(error)[:200])
+            except BaseException:
+                for each in taken:
+                    self._queue(each.balance, each.since)
+                raise
+            finally:
+                self._synced(time.monotonic() - min(each.since for each in taken))
+
+    async def close(self) -> None:
+        """Write what still waits, if that is possible."""
+        with suppress(RedisUnavailable):
+            await self.flush()
+
+    async def write(
+        self, balances: Sequence[AccountBalance], wrong: Mapping[Account, int] | None = None
+    ) -> int:
+        """Copy what is newer than its copy, or replaces exactly the `wrong` version; answers how many.
+
+        Raises `RedisUnavailable`.
+        """
+        if not balances:
+            return 0
+        wrong = wrong or {}
+        with self._link.use() as client:
+            async with client.pipeline(transaction=False) as pipeline:
+                for balance in balances:
+                    arguments = [balance.version, wrong.get(balance.account, ""), COPY_SECONDS * 1000]
+                    pipeline.eval(_WRITE, 1, copy_key(balance.account), *arguments, *_fields(balance))
+                return sum(await pipeline.execute())
+
+    def _queue(self, balance: AccountBalance, since: float) -> None:
+        known = self._waiting.get(balance.account)
+        if known is None:
+            self._waiting[balance.account] = _Waiting(balance, since)
+            return
+        known.since = min(known.since, since)
+        if known.balance.version < balance.version:
+            known.balance = balance
+
+    async def _repair(self, copies: Sequence[QuotaCopy], balances: Sequence[AccountBalance]) -> None:
+        """Upwards only: a copy that is newer than this answer may have been written since it was given."""
+        known = {each.account: each for each in copies}
+        stale = [each for each in balances if known.get(each.account) != copy_of(each)]
+        # a limit can change while nothing was ever held: that is no newer version
+        await self.write(stale, {each.account: each.version for each in stale})
+
+
+async def _awaited(work: Awaitable[list[AccountBalance]]) -> list[AccountBalance]:
+    return await work
+
+
+def _overspent(copy: QuotaCopy) -> bool:
+    return copy.limit is not None and copy.spent > copy.limit
+
+
+def _refusal(balance: AccountBalance) -> BudgetExhausted:
+    account, limit = balance.account, balance.limit or Money(0)
+    return BudgetExhausted(
+        f"The limit of {account.scope} {account.subject} is {limit} USD, and {balance.spent} USD are spent. "
+        "Raise the limit.",
+        scope=account.scope,
+        missing_nanodollars=int(balance.spent) - int(limit),
+    )
+
+
+def _fields(balance: AccountBalance) -> list[str | int]:
+    limit = "" if balance.limit is None else int(balance.limit)
+    amounts = {"limit": limit, "held": int(balance.held), "spent": int(balance.spent)}
+    counts = {"requests": balance.requests, "tokens": balance.tokens}
+    return [part for field in (amounts | counts).items() for part in field]
+
+
+def _parsed(account: Account, fields: Mapping[str, Any]) -> QuotaCopy | None:
+    try:
+        limit = int(fields["limit"]) if fields["limit"] else None
+        return QuotaCopy(
+            account,
+            limit,
+            **{name: int(fields[name]) for name in ("held", "spent", "requests", "tokens", "version")},
+        )
+    except (KeyError, ValueError):
+        return None  # missing, or not written by us: it is made anew
+
+
+def _balance_of(copy: QuotaCopy) -> AccountBalance:
+    limit = None if copy.limit is None else Money(copy.limit)
+    held, spent = Money(copy.held), Money(copy.spent)
+    return AccountBalance(copy.account, limit, held, spent, copy.requests, copy.tokens, copy.version)
+
+
+def _account(key: str) -> Account | None:
+    parts = _KEY.fullmatch(key)
+    return None if parts is None else Account(parts[1], Scope(parts[2]), parts[3])

@@ -1,0 +1,136 @@
+"""A field of load: a simulated upstream, the real API before it, and users who call it as people's programs do."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import openai
+
+from db.postgres.prices import PostgresPrices
+from db.redis.quotas import copy_of
+from domain.gateway import QuotaCopy
+from domain.ledger import Account, AccountBalance, Scope
+from domain.prices import Unit, own_prices
+from gateway.catalogue import canonical_name, catalogue
+from runtime.resources import Resources
+from runtime.settings import CompatibleServer, ModelSettings, Settings
+from runtime.simulated_upstream import Behaviour, SimulatedUpstream
+from tests.conftest import KEY, opened, served
+
+MODEL = "upstream:simulated"
+PROFILE = "load"
+TOKENS_IN_NANODOLLARS, TOKENS_OUT_NANODOLLARS = 150, 600
+QUIET_SECONDS = 20.0
+OPEN_HOLDS_SQL = "SELECT count(*) AS open FROM ledger_holds WHERE state IN ('held', 'dispatched', 'in_doubt')"
+COMMITS_SQL = "SELECT count(*) AS commits FROM ledger_events WHERE event_type = 'commit'"
+
+
+@dataclass
+class Answers:
+    """What the users saw."""
+
+    replies: int = 0
+    #: of which under a key of idempotency that had been used before
+    repeated: int = 0
+    left: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What runs, and the keys of its users."""
+
+    upstream: SimulatedUpstream
+    resources: Resources
+    url: str
+    tenant_id: str
+    keys: Sequence[str]
+
+    async def balances(self) -> list[AccountBalance]:
+        """Every account of the tenant that was used, as Postgres has it."""
+        found = await self.resources.ledger.books.balances(self.tenant_id, None, None)
+        return [each for each in found if each.requests or each.spent or each.held]
+
+    async def copies(self, accounts: Sequence[Account]) -> list[QuotaCopy | None]:
+        """The same as Redis has it."""
+        return await self.resources.quotas.copies(accounts)
+
+    async def count(self, sql: str) -> int:
+        """The one number that a statement answers."""
+        row = await self.resources.postgres.row(sql)
+        assert row is not None
+        (number,) = row.values()
+        return int(number)
+
+    async def quiet(self) -> None:
+        """Wait until no call is under way: whoever has left is settled for, too."""
+        async with asyncio.timeout(QUIET_SECONDS):
+            while self.upstream.statistics.underway or await self.count(OPEN_HOLDS_SQL):
+                await asyncio.sleep(0.02)
+
+    async def agreeing(self) -> list[AccountBalance]:
+        """The balances, once Redis agrees with Postgres on all of them; fails if it does not in time."""
+        async with asyncio.timeout(QUIET_SECONDS):
+            while True:
+                balances = await self.balances()
+                copies = await self.copies([each.account for each in balances])
+                if copies == [copy_of(each) for each in balances]:
+                    return balances
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def opened_field(settings: Settings, tenant_id: str, keys: int) -> AsyncIterator[Field]:
+    """All of it, for a tenant of its own: tests share one Redis."""
+    behaviour = Behaviour.model_validate(
+        {
+            "latency": {"shape": "uniform", "seconds": 0.002, "spread": 0.03},
+            "faults": {"rate_limited": 0.02, "server_error": 0.01, "unavailable": 0.01},
+            "retry_after_seconds": 0.02,
+        }
+    )
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(SimulatedUpstream(behaviour, seed=5).serving())
+        server = CompatibleServer(url=f"{upstream.url}/v1")
+        changed = {"tenant_id": tenant_id, "models": ModelSettings(compatible={"upstream": server})}
+        settings = settings.model_copy(update=changed)
+        resources = await stack.enter_async_context(opened(settings))
+        usd = [(Unit.TOKENS_IN, "0.15"), (Unit.TOKENS_OUT, "0.60")]
+        prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
+        await prices.add(own_prices(MODEL, usd))
+        url = await stack.enter_async_context(served(settings))
+        yield Field(upstream, resources, url, tenant_id, await _keys(url, keys))
+
+
+async def _keys(url: str, count: int) -> list[str]:
+    """Keys with budgets, of one profile with a budget, of a tenant with a budget for the day."""
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as admin:
+        limits = {"daily_limit_usd": "1000.00", "requests_per_minute": 1_000_000}
+        (await admin.patch("/v1/tenant", json=limits)).raise_for_status()
+        (await admin.put(f"/v1/profiles/{PROFILE}", json={"limit_usd": "1000.00"})).raise_for_status()
+        terms = {"scopes": ["model"], "profile": PROFILE, "limit_usd": "100.00", "max_concurrent": 1000}
+        made = [
+            (await admin.post("/v1/keys", json={"name": f"user {number}", **terms})).raise_for_status().json()
+            for number in range(count)
+        ]
+    return [each["secret"] for each in made]
+
+
+async def press(
+    stage: Field, *, users: int, spawned_per_second: float, seconds: float, seed: int = 11
+) -> Answers:
+    """So many users, so many more each second, each calling again as soon as it was answered."""
+    answers, ends = Answers(), asyncio.get_running_loop().time() + seconds
+    async with asyncio.TaskGroup() as group, httpx.AsyncClient(timeout=30) as wire:
+        for number in range(users):
+            key = stage.keys[number % len(stage.keys)]
+            client = openai.AsyncOpenAI(base_url=f"{stage.url}/v1", api_key=key, http_client=wire)
+            chance = random.Random(f"{seed}/{number}")  # noqa: S311  # a load to be repeated
+            tasks.append(group.create_task(_User(client, chance, answers).use_until(ends, number)))
+            await asyncio.sleep(1 / spawned_per_second)
+    return answers
