@@ -81,6 +81,11 @@ class Chunks:
         """One chunk of the model's."""
         return self._begin + orjson.dumps(choices) + self._end
 
+    def whole(self, reply: CompletionReply) -> bytes:
+        """All of a reply that came at once: of a model that does not stream, or out of the journal."""
+        choices = orjson.loads(reply.choices) if reply.choices else _choices(reply)
+        return self.event([_as_delta(each) for each in choices])
+
     def last(self, reply: CompletionReply) -> bytes:
         """The end of a whole reply."""
         if not self._include_usage:
@@ -91,6 +96,14 @@ class Chunks:
 def _choices(reply: CompletionReply) -> list[dict[str, Any]]:
     message = {"role": "assistant", "content": reply.text}
     return [{"index": 0, "message": message, "finish_reason": _FINISHED[reply.finish_reason]}]
+
+
+def _as_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """The choice as the only chunk of its text; the tools it calls say which of them they are."""
+    delta = dict(choice["message"])
+    if delta.get("tool_calls"):
+        delta["tool_calls"] = [{"index": index, **each} for index, each in enumerate(delta["tool_calls"])]
+    return {name: value for name, value in choice.items() if name != "message"} | {"delta": delta}
 
 
 def _usage(reply: CompletionReply) -> dict[str, Any]:

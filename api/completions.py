@@ -248,8 +248,10 @@ class ChatAnswer(Response):
             await exchange.write(b"".join(map(chunks.event, batch)))
         exchange.check()
         reply = completing.result()
+        untold = b"" if exchange.begun else chunks.whole(reply)
         await self._begin(exchange)
-        await exchange.write(chunks.last(reply), more=False)
+        await exchange.write(untold + chunks.last(reply))
+        await exchange.end()
 
     async def _begin(self, exchange: Exchange) -> None:
         # with the first chunk and not before: until then a failure still has a status
@@ -259,7 +261,8 @@ class ChatAnswer(Response):
     async def _refuse(self, exchange: Exchange, error: Exception) -> None:
         status, headers, document = _said(error)
         if exchange.begun:
-            await exchange.write(error_event(document), more=False)
+            await exchange.write(error_event(document))
+            await exchange.end()
         else:
             await exchange.answer(status, self._with_limits(headers), document)
 

@@ -15,7 +15,7 @@ from api.metrics import ApiMetrics
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
-from domain.gateway import Caller, ClientCalls, Completions
+from domain.gateway import Caller, ClientCalls, Completions, Conversations
 from domain.identity import is_segment
 from domain.keys import Costs, KeyRegister, KeyScope, Tenants
 from domain.ports import (
@@ -126,6 +126,7 @@ class Services:
     metrics: ApiMetrics
     completions: Completions
     client_calls: ClientCalls
+    conversations: Conversations
     limits: Limits = Limits()
     #: the resources without which the process cannot serve; absence of the others is degradation
     essential: frozenset[str] = frozenset({"postgres"})

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -60,21 +59,32 @@ class Exchange:
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
-    async def write(self, body: bytes, *, more: bool = True) -> None:
-        """Send a part of the body, the last one unless there is more."""
+    async def write(self, part: bytes) -> None:
+        """Send a part of the body."""
+        await self._send_body(part, more=True)
+
+    async def end(self) -> None:
+        """End the body, once all of it has left this process."""
+        await self._send_body(b"", more=False)
+        # a connection that broke while the server waited for room is no error of the server's
+        self.check()
+
+    async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a whole answer."""
+        await self.begin(status, {**headers, "content-length": str(len(body))})
+        await self.write(body)
+        await self.end()
+
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
         self.check()
         try:
+            # the server waits here for room: for what was sent before this part
             async with asyncio.timeout(self._stall_seconds):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError as error:
             # without a last part the server cuts the connection
             log.info("slow_client_cut", seconds=self._stall_seconds)
             raise ClientDisconnect from error
-
-    async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Send a whole answer."""
-        await self.begin(status, {**headers, "content-length": str(len(body))})
-        await self.write(body, more=False)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -83,13 +93,12 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def cancelled(task: "asyncio.Future[Any]") -> None:
-    """Cancel what still runs, and wait until it has stopped."""
+    """Cancel what still runs, and wait until it has stopped; what it raised is told to nobody any more."""
     if not task.done():
         task.cancel()
         await asyncio.wait({task})
-        # a failure in that very moment is told to nobody: whoever waited for it has gone
-        with suppress(asyncio.CancelledError):
-            task.exception()
+    if not task.cancelled():
+        task.exception()
 
 
 class Relay:

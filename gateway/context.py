@@ -120,3 +120,13 @@ class Context:
         """The identity of the call in the ledger."""
         request = self.request
         return CallKey(self.payer.tenant_id, str(request.step), request.step.generation, request.call_number)
+
+    @property
+    def replayed(self) -> JournalEntry | None:
+        """The reply that was paid for before."""
+        return self.held.replayed if self.held is not None else None
+
+    @property
+    def place(self) -> Permit | None:
+        """The place at the first candidate's upstream."""
+        return self.routed.place if self.routed is not None else None

@@ -59,12 +59,13 @@ class Door:
         quotas: QuotaStep | None = None,
         conversations: ConversationStep | None = None,
         figures: GatewayFigures | None = None,
+        cooldowns: Cooldowns | None = None,
         max_calls: int = MAX_CALLS,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        cooldowns, room = Cooldowns(), room or UpstreamRoom()
+        cooldowns, room = cooldowns or Cooldowns(), room or UpstreamRoom()
         self._room = room
-        self._pipeline = Pipeline(
+        self.pipeline = Pipeline(
             ledger=ledger,
             room=room,
             route=RouteStep(
@@ -124,8 +125,8 @@ class Door:
             # what is cancelled is written down as a doubt before it ends
             await asyncio.wait(self._outside)
         await self._room.close()
-        if self._pipeline.conversations is not None:
-            await self._pipeline.conversations.close()
+        if self.pipeline.conversations is not None:
+            await self.pipeline.conversations.close()
 
     @property
     def under_way(self) -> int:
@@ -163,7 +164,7 @@ class Door:
     async def _reply(
         self, context: Context, attempt: Attempt, listener: Listener, on_limits: OnLimits | None
     ) -> CompletionReply:
-        done = await self._pipeline.run(context, attempt, listener, on_limits)
+        done = await self.pipeline.run(context, attempt, listener, on_limits)
         assert done.settled is not None
         return paid(done.settled.entry)
 

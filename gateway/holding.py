@@ -25,7 +25,7 @@ from domain.ledger import (
 from domain.money import Money
 from domain.ports import Prices
 from domain.prices import split_model
-from gateway.context import Context, Held
+from gateway.context import Context, Held, Routed
 from gateway.conversations import said
 from gateway.figures import GatewayFigures
 from gateway.terms import TermsOf
@@ -81,10 +81,20 @@ class HoldStep:
             raise CallUnderway(message, field="Idempotency-Key")
         raise UnderwayElsewhere(context.request.key, began.until)
 
+    async def replayed(self, context: Context, models: Sequence[str]) -> Held | None:
+        """The reply of a call that its client has named, if it was paid for before; nothing is sent."""
+        if not context.request.refuse_other:
+            return None
+        call, _ = await self._priced(replace(context, routed=Routed(tuple(models))))
+        began = await self._begin(call, context, dispatch=False)
+        if isinstance(began, Hold):
+            await self._ledger.cancel(began, "not sent")
+        return Held(replayed=began.entry) if isinstance(began, Replayed) else None
+
     async def _begun(self, call: LedgerCall, context: Context) -> Hold | Replayed | Underway:
         began_at = monotonic()
         try:
-            return await self._begin(call, context)
+            return await self._begin(call, context, dispatch=True)
         except BudgetExhausted as refusal:
             if refusal.may_pass:
                 raise NoRoom(refusal, call.reply_seconds) from refusal
@@ -93,10 +103,11 @@ class HoldStep:
             if self._figures is not None:
                 self._figures.held(monotonic() - began_at)
 
-    async def _begin(self, call: LedgerCall, context: Context) -> Hold | Replayed | Underway:
-        beginning = asyncio.ensure_future(
-            self._ledger.begin(call, dispatch=True, fence=context.request.fence)
-        )
+    async def _begin(
+        self, call: LedgerCall, context: Context, *, dispatch: bool
+    ) -> Hold | Replayed | Underway:
+        fence = context.request.fence
+        beginning = asyncio.ensure_future(self._ledger.begin(call, dispatch=dispatch, fence=fence))
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:

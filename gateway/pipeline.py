@@ -48,6 +48,8 @@ class Pipeline:
                     on_limits(context.quota.states)
                 context = replace(context, conversation=await self._load_conversation(context, ends))
                 context = await self._paid(context, attempt, listener)
+                if self.quotas is not None:
+                    await self.quotas.give_back(context)
                 context = replace(context, appended=await self._append_conversation(context))
         except BaseException as error:
             self.audit.audit_failure(context, error)
@@ -73,20 +75,30 @@ class Pipeline:
 
     async def _round(self, context: Context, listener: Listener) -> Context:
         """Route, hold, call, transform, settle: once."""
-        routed = await self.route.route(context)
-        context = replace(context, routed=routed)
         try:
-            held = await self.hold.hold(context)
-            context = replace(context, held=held)
-            if held.replayed is not None:
-                return replace(context, settled=Settled(held.replayed))
+            context = replace(context, routed=await self.route.route(context))
+        except Later:
+            # no upstream is needed for a reply that is there
+            if (held := await self._replayed(context)) is None:
+                raise
+            return held
+        try:
+            context = replace(context, held=await self.hold.hold(context))
+            if context.replayed is not None:
+                return replace(context, settled=Settled(context.replayed))
             context = replace(context, called=await self.call.call(context, listener))
         finally:
-            self.room.give_back(routed.place)
+            self.room.give_back(context.place)
         context = replace(context, transformed=transformed(context))
         context = replace(context, settled=await self.settle.settle(context))
         await self.route.prefer(context)
         return context
+
+    async def _replayed(self, context: Context) -> Context | None:
+        models = self.route.models(context.request.model)
+        if (held := await self.hold.replayed(context, models)) is None or held.replayed is None:
+            return None
+        return replace(context, held=held, settled=Settled(held.replayed))
 
     async def _check_quota(self, context: Context, ends: AsyncExitStack) -> QuotaChecked:
         if self.quotas is None:

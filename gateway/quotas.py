@@ -71,6 +71,13 @@ class QuotaStep:
         finally:
             await self.release(context, checked)
 
+    async def give_back(self, context: Context) -> None:
+        """End the grant of an answered call: it used what its reply says, and nothing where it was replayed."""
+        if context.quota is not None and context.settled is not None:
+            usage = context.settled.entry.reply.usage
+            used = 0 if context.replayed else usage.tokens_in + usage.tokens_out
+            await self.release(context, context.quota, used)
+
     async def release(self, context: Context, checked: QuotaChecked, tokens_used: int | None = None) -> None:
         """Give the place back, and the tokens that were not used; only the first time. Never raises."""
         if checked.permit is not None:

@@ -16,7 +16,7 @@ import yaml
 
 from domain.completion import Chat, CompletionReply, CompletionRequest, FinishReason, OnChunk, Usage
 from domain.errors import InvalidInput, ModelRefused, ModelUnavailable
-from gateway.replies import to_json
+from gateway.replies import text_of, to_json
 
 #: what share of a criterion's points a reply policy gives
 POLICIES: Mapping[str, float] = {"full": 1.0, "half": 0.5, "zero": 0.0}
@@ -26,6 +26,7 @@ FAILURES = ("model_unavailable", "in_doubt", "model_refused", "bad_quote", "inva
 BAD_QUOTE = "⟦these words stand in no answer⟧"
 MAX_QUOTE_LENGTH = 300
 
+_WORD = re.compile(r"\s*\S+\s*")
 _FIRST_SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s)|[。！？]|$)", re.MULTILINE)
 
 
@@ -107,20 +108,21 @@ class ScriptedModel:
         rule = await self._begun(request)
         if rule.fail == "in_doubt":
             raise _broken_off(request)
+        self._note(self.returned, "returned", request.key)
         return self._reply(rule, request)
 
     async def stream(self, request: CompletionRequest, on_chunk: OnChunk) -> CompletionReply:
         """As `complete`, told word by word."""
         rule = await self._begun(request)
-        text = self._text(rule, request)
-        words = re.findall(r"\S+\s*|^\s+", text)
+        reply = self._reply(rule, request)
+        words = _WORD.findall(reply.text)
         for word in words[: len(words) // 2] if rule.fail == "in_doubt" else words:
             await on_chunk([{"index": 0, "delta": {"role": "assistant", "content": word}}])
             await asyncio.sleep(self.script.word_seconds)
         if rule.fail == "in_doubt":
             raise _broken_off(request)
-        reply = self._reply(rule, request)
         await on_chunk([{"index": 0, "delta": {}, "finish_reason": reply.finish_reason.value}])
+        self._note(self.returned, "returned", request.key)
         return reply
 
     async def _begun(self, request: CompletionRequest) -> Rule:
@@ -134,11 +136,9 @@ class ScriptedModel:
         return rule
 
     def _reply(self, rule: Rule, request: CompletionRequest) -> CompletionReply:
-        text = self._text(rule, request)
-        reason = FinishReason.STOP
+        text, reason = self._text(rule, request), FinishReason.STOP
         if request.chat is not None and len(words := text.split()) > request.max_tokens:
             text, reason = " ".join(words[: request.max_tokens]), FinishReason.LENGTH
-        self._note(self.returned, "returned", request.key)
         return CompletionReply(
             text=text,
             usage=Usage(tokens_in=len(_input(request).split()), tokens_out=len(text.split())),
@@ -160,6 +160,8 @@ class ScriptedModel:
         reply = rule.reply if rule.reply is not None else self.script.reply
         if reply not in POLICIES:
             return reply
+        if request.chat is not None:
+            return _said_last(request.chat)
         quote = BAD_QUOTE if rule.fail == "bad_quote" else first_sentence(request.answer)
         return _policy_reply(request, POLICIES[reply], quote, self.script.confidence)
 
@@ -168,6 +170,29 @@ class ScriptedModel:
         if self.script.calls_log is not None:
             line = json.dumps({"key": key, "event": event, "pid": os.getpid(), "time": time.time()})
             append_line(self.script.calls_log, line)
+
+
+def _broken_off(request: CompletionRequest) -> ModelUnavailable:
+    return ModelUnavailable(f"{request.key}: broke off, as the script says.", in_doubt=True)
+
+
+def _input(request: CompletionRequest) -> str:
+    """What the model reads, as far as it is counted."""
+    return request.answer if request.chat is None else " ".join(map(_text_of, request.chat.messages))
+
+
+def _said_last(chat: Chat) -> str:
+    said = (_text_of(each) for each in reversed(chat.messages) if each.get("role") == "user")
+    return next(said, "")
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    return text_of([{"message": message}])
+
+
+def _choice(text: str, reason: FinishReason) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason.value}
 
 
 def first_sentence(answer: str) -> str:

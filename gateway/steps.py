@@ -31,8 +31,7 @@ class AuditStep:
 
     def audit(self, context: Context) -> Audited:
         """The call was answered."""
-        replayed = context.held is not None and context.held.replayed is not None
-        return self._say(context, "replayed" if replayed else "ok")
+        return self._say(context, "ok" if context.replayed is None else "replayed")
 
     def audit_failure(self, context: Context, error: BaseException) -> Audited:
         """The call was not answered."""

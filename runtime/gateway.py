@@ -15,7 +15,7 @@ from domain.keys import rate_limits
 from domain.ledger import DoubtRule
 from domain.ports import Models
 from gateway.catalogue import canonical_name, catalogue
-from gateway.conversations import ConversationStep
+from gateway.conversations import ConversationStep, Window
 from gateway.directory import ModelDirectory
 from gateway.door import Door
 from gateway.providers import Provider, Providers, find_providers
@@ -111,8 +111,12 @@ def door(resources: Resources, upstreams: Models) -> Door:
 
 
 def _conversations(resources: Resources, completions: Callable[[], Completions]) -> ConversationStep:
+    settings = resources.settings.conversations
     kept = PostgresConversations(resources.postgres, on_conflict=resources.figures.write_conflict)
-    return ConversationStep(kept, summariser=Summaries(kept, completions))
+    window = Window(settings.window_messages, settings.window_bytes)
+    return ConversationStep(
+        kept, window, Summaries(kept, completions, window) if settings.summaries else None
+    )
 
 
 def _tenant_limits(tenants: PostgresTenants) -> Callable[[str], Awaitable[Sequence[RateLimit]]]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from domain.completion import DEFAULT_MAX_TOKENS
 from domain.errors import InvalidInput
@@ -108,7 +108,9 @@ def list_(tenant: Tenant = None, json_: Json = False) -> None:
     if json_:
         print_json([key_document(each) for each in keys])
         return
-    table = Table("key", "prefix", "name", "state", "scopes", "limit", "spent", "expires", box=None)
+    # whatever the width: a cut id is of no use to the next command
+    whole = [Column("key", min_width=36, no_wrap=True), Column("prefix", min_width=12, no_wrap=True)]
+    table = Table(*whole, "name", "state", "scopes", "limit", "spent", "expires", box=None)
     for each in keys:
         shown = key_document(each)
         budget = (shown["limit_usd"] or "–", shown["spent_usd"])

@@ -106,7 +106,7 @@ class QuotaReconciler:
         )
         worst = max((_difference(copy, balance) for copy, balance in stuck.values()), default=0)
         self._figures.compared(worst, len(stuck))
-        if stuck:
+        if worst:
             self._log.warning("copies_repaired", count=len(stuck), difference=worst)
         return len(stuck)
 

@@ -11,6 +11,7 @@ from api.dependencies import LifespanState, Limits, Services
 from api.metrics import ApiMetrics
 from db.client_calls import StoredClientCalls
 from db.postgres.batches import PostgresBatches
+from db.postgres.conversations import PostgresConversations
 from db.postgres.costs import PostgresCosts
 from db.postgres.exams import PostgresExams
 from db.postgres.pauses import PostgresPauses
@@ -32,8 +33,10 @@ from runtime.telemetry import publish_pool_stats, registry
 def services(
     resources: Resources, server: uvicorn.Server | None = None, completions: Completions | None = None
 ) -> Services:
-    """The real things behind the API's ports; `completions` is closed by whoever opened it."""
+    """The real things behind the API's ports; `completions` can be others than the door to every model."""
     postgres, redis, settings = resources.postgres, resources.redis, resources.settings
+    client_calls = StoredClientCalls(resources.ledger.books, redis, resources.clock)
+    resources.ends.push_async_callback(client_calls.close)
     orchestrator = TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker)
     return Services(
         exams=PostgresExams(postgres),
@@ -64,7 +67,8 @@ def services(
         models=known_models(settings.models),
         metrics=ApiMetrics(registry(resources)),
         completions=completions or door(resources, models(settings.models)),
-        client_calls=StoredClientCalls(resources.ledger.books, redis, resources.clock),
+        client_calls=client_calls,
+        conversations=PostgresConversations(postgres),
         limits=Limits(max_file_bytes=settings.api.max_file_bytes),
         draining=lambda: server is not None and server.should_exit,
     )
@@ -82,9 +86,8 @@ def make_server(settings: Settings) -> uvicorn.Server:
             if settings.api.key is not None:
                 keys = PostgresKeys(resources.postgres)
                 await keys.ensure(settings.tenant_id, "Local", "local", settings.api.key.get_secret_value())
-            gateway = door(resources, models(settings.models))
             async with in_background(publish_pool_stats(resources)):
-                yield {"services": services(resources, server, gateway)}
+                yield {"services": services(resources, server)}
 
     server = uvicorn.Server(
         uvicorn.Config(

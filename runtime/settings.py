@@ -134,6 +134,14 @@ class ModelSettings(_Part):
     temperature: float | None = Field(None, ge=0, le=2, description="the provider's own by default")
 
 
+class ConversationSettings(_Part):
+    """What is said to a model of the earlier turns of a conversation."""
+
+    window_messages: int = Field(40, ge=1, le=1000)
+    window_bytes: int = Field(64 * 1024, ge=1024, le=8 * 1024**2)
+    summaries: bool = Field(True, description="what leaves the window is summarised by the same model")
+
+
 class LogSettings(_Part):
     """How this process logs."""
 
@@ -157,6 +165,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     worker: WorkerSettings = WorkerSettings()
     models: ModelSettings = ModelSettings()
+    conversations: ConversationSettings = ConversationSettings()
     log: LogSettings = LogSettings()
 
     @property

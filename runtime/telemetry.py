@@ -7,13 +7,20 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from db.postgres.ledger_writer import WAIT_BOUNDS_SECONDS, LedgerWriter, Waits
 from domain.errors import RedisUnavailable
 from runtime.resources import Resources
 from runtime.settings import LogSettings
@@ -92,6 +99,55 @@ class PoolCollector(Collector):
         yield from (active, waiting, degraded)
 
 
+#: the writer's counters by their names there
+_LEDGER_COUNTERS = {
+    "commands": "Commands that were queued.",
+    "flushes": "Batches that were committed.",
+    "events": "Events that were written.",
+    "facts": "Facts that were written.",
+    "refused": "Commands that were refused: budgets, fences, conflicts.",
+    "isolated": "Batches that were written command by command.",
+    "retried": "Batches that were decided again after a lost connection.",
+    "overloaded": "Callers that found no place in the queue in time.",
+    "unavailable": "Commands without an outcome in time.",
+    "buffered": "Commands that were taken while Postgres was away.",
+    "reconnects": "Connections of the writer, the first one included.",
+}
+
+
+class LedgerCollector(Collector):
+    """What the ledger's writer does (O8); counters are exposed under their name with `_total`."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self._writer = writer
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus's hook."""
+        figures = self._writer.figures
+        for name, meaning in _LEDGER_COUNTERS.items():
+            yield CounterMetricFamily(f"ledger_{name}", meaning, value=getattr(figures, name))
+        yield CounterMetricFamily(
+            "billing_transaction_rollback_count",
+            "Transactions of the ledger that were rolled back.",
+            value=figures.rolled_back,
+        )
+        yield GaugeMetricFamily("ledger_waiting", "Commands in the queue.", value=self._writer.waiting)
+        yield _histogram("ledger_hold_seconds", "How long callers waited for a hold.", figures.hold_seconds)
+        yield _histogram(
+            "ledger_settle_seconds", "How long callers waited for a commit.", figures.settle_seconds
+        )
+
+
+def _histogram(name: str, meaning: str, waits: Waits) -> Metric:
+    bounds = [*map(str, WAIT_BOUNDS_SECONDS), "+Inf"]
+    return HistogramMetricFamily(
+        name,
+        meaning,
+        buckets=list(zip(bounds, accumulate(waits.counts), strict=True)),
+        sum_value=waits.seconds,
+    )
+
+
 def pool_stats(resources: Resources) -> tuple[dict[str, int], dict[str, int]]:
     """What the Postgres and the Redis pool are doing."""
     stats = resources.postgres.stats()
@@ -105,6 +161,7 @@ def registry(resources: Resources) -> CollectorRegistry:
     """A process's figures, beginning with its pools and its gateway."""
     made = CollectorRegistry()
     made.register(PoolCollector(resources))
+    made.register(LedgerCollector(resources.ledger.writer))
     made.register(resources.figures.registry)
     return made
 

@@ -10,10 +10,11 @@ Every command may be decided again: an outcome that got lost with a connection i
 import asyncio
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -34,6 +35,7 @@ from domain.book import (
     Command,
     Dispatch,
     MissingAccount,
+    Settle,
     WriteEvent,
     accounts_needed,
 )
@@ -60,6 +62,8 @@ _WATCH_SECONDS = 0.05
 #: a tenant's time zone is looked up again after so long; its limits are read with every batch
 _TIME_ZONE_SECONDS = 60.0
 _KNOWN_LIMIT = 100_000
+#: what holds and settlements are counted by
+WAIT_BOUNDS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 #: what must be written is tried for so long, and then given up with an error in the log
 PATIENCE_SECONDS = 600.0
 
@@ -101,9 +105,23 @@ class Order:
     deadline: float
     answer: "asyncio.Future[Any]"
     patient: bool
+    asked_at: float
     hurried: bool = True
     #: its caller hears by then, even if nothing is known
     heard_by: float = math.inf
+
+
+@dataclass
+class Waits:
+    """How long callers waited: how many up to each bound and beyond the last, and all of it together."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(WAIT_BOUNDS_SECONDS) + 1))
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.counts[bisect_left(WAIT_BOUNDS_SECONDS, seconds)] += 1
+        self.seconds += seconds
 
 
 @dataclass
@@ -121,7 +139,10 @@ class WriterFigures:
     unavailable: int = 0
     buffered: int = 0
     reconnects: int = 0
+    rolled_back: int = 0
     largest_batch: int = 0
+    hold_seconds: Waits = field(default_factory=Waits)
+    settle_seconds: Waits = field(default_factory=Waits)
 
 
 class Places:
@@ -229,7 +250,7 @@ class LedgerWriter:
         if not self._places.take():
             await self._wait_for_place(within_seconds)
         lasts = PATIENCE_SECONDS if patient else within_seconds
-        order = self._enqueue(command, began + lasts, patient=patient, hurried=True)
+        order = self._enqueue(command, began, began + lasts, patient=patient, hurried=True)
         order.heard_by = began + within_seconds
         if self._watching is None:
             self._watch()
@@ -240,7 +261,8 @@ class LedgerWriter:
         if not self._places.take():
             self.figures.unavailable += 1
             raise LedgerUnavailable(f"The ledger's buffer of {self.queue_limit} events is full.")
-        order = self._enqueue(command, time.monotonic() + PATIENCE_SECONDS, patient=True, hurried=False)
+        now = time.monotonic()
+        order = self._enqueue(command, now, now + PATIENCE_SECONDS, patient=True, hurried=False)
         self.figures.buffered += self._away > 0
         order.answer.add_done_callback(_say_what_nobody_hears)
         return order.answer
@@ -258,12 +280,14 @@ class LedgerWriter:
             self._watching.cancel()
         await self._disconnect()
 
-    def _enqueue(self, command: Command, deadline: float, *, patient: bool, hurried: bool) -> Order:
+    def _enqueue(
+        self, command: Command, asked_at: float, deadline: float, *, patient: bool, hurried: bool
+    ) -> Order:
         if self._closing or self._task is None or self._task.done():
             self._places.give()
             raise LedgerUnavailable("The ledger is closed: this process is shutting down.")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        order = Order(command, deadline, answer, patient, hurried)
+        order = Order(command, deadline, answer, patient, asked_at, hurried)
         self._queue.append(order)
         self.figures.commands += 1
         self._wake.set()
@@ -444,6 +468,7 @@ class LedgerWriter:
             outcomes = [_decided(command, book) for command in commands]
             await _store(connection, book)
         except BaseException:
+            self.figures.rolled_back += 1
             await _roll_back(connection)
             raise
         return book, outcomes
@@ -479,6 +504,7 @@ class LedgerWriter:
             log.exception("ledger_listener_failed")
 
     def _answer_all(self, batch: Sequence[Order], outcomes: Sequence[Any]) -> None:
+        now = time.monotonic()
         for order, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self.figures.refused += 1
@@ -487,8 +513,17 @@ class LedgerWriter:
             self._places.give()
             if not order.answer.done():
                 order.answer.set_result(outcome)
+                self._count_wait(order, now)
             elif isinstance(order.command, Begin) and isinstance(outcome, Hold):
                 self._give_back(outcome)
+
+    def _count_wait(self, order: Order, now: float) -> None:
+        if not order.hurried:
+            return  # nobody waited
+        if isinstance(order.command, Begin):
+            self.figures.hold_seconds.add(now - order.asked_at)
+        elif isinstance(order.command, Settle):
+            self.figures.settle_seconds.add(now - order.asked_at)
 
     def _give_back(self, hold: Hold) -> None:
         """The caller went away before it heard of its hold, so nothing was sent (X3)."""

@@ -1,9 +1,12 @@
 """The Postgres pool; the one place where the driver's errors become ours."""
 
 import re
+import select
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -17,6 +20,9 @@ Pool = AsyncConnectionPool[Connection]
 
 #: may append to the ledger and not rewrite it (migration 0003); migrations run as the owner
 APPLICATION_ROLE = "assay_app"
+
+#: a connection that was in order so lately is asked only if its server has said something since
+FRESH_SECONDS = 1.0
 
 _EPOCH_SUPERSEDED = "AS001"
 
@@ -36,9 +42,11 @@ def open_pool(
 ) -> Pool:
     """A pool of autocommit connections, not opened yet; transactions are visible at the call.
 
-    `check_on_acquire` costs a round trip for each use: for callers that cannot retry, such as the API.
+    `check_on_acquire` costs a round trip for each use of a connection that has rested longer than
+    `FRESH_SECONDS`: for callers that cannot retry, such as the API.
     `role` is what every session acts as, such as `APPLICATION_ROLE`; the login's own by default.
     """
+    rests = _Rests()
     options = "-c statement_timeout=30000 -c lock_timeout=10000"
     return AsyncConnectionPool(
         url,
@@ -61,10 +69,35 @@ def open_pool(
         max_idle=idle_seconds,
         max_lifetime=lifetime_seconds,
         reconnect_timeout=10,
-        check=AsyncConnectionPool.check_connection if check_on_acquire else None,
+        check=rests.check if check_on_acquire else None,
+        reset=rests.begin if check_on_acquire else None,
         name=name,
         open=False,
     )
+
+
+class _Rests:
+    """Since when each connection of a pool rests."""
+
+    def __init__(self) -> None:
+        self._began: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+
+    async def begin(self, connection: Connection) -> None:
+        """It came back in order."""
+        self._began[connection] = monotonic()
+
+    async def check(self, connection: Connection) -> None:
+        """Raise if the connection is broken; one that has hardly rested and heard nothing is not asked."""
+        rested_seconds = monotonic() - self._began.get(connection, float("-inf"))
+        if rested_seconds > FRESH_SECONDS or _has_heard(connection):
+            await AsyncConnectionPool.check_connection(connection)
+
+
+def _has_heard(connection: Connection) -> bool:
+    """Whether something came in while nothing was asked: a server that ends a connection says so."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Postgres:

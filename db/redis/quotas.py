@@ -8,11 +8,11 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -46,6 +46,7 @@ _SCANNED_KEYS, _SCANS = 1_000, 10
 
 # ARGV: the version, the version that is known to be wrong, the time to live, the fields
 _WRITE = """
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local stored = redis.call('HGET', KEYS[1], 'version')
 if stored and tonumber(stored) >= tonumber(ARGV[1]) and stored ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[1], unpack(ARGV, 4))
@@ -54,6 +55,8 @@ return 1
 """
 _PREFIX = "quota:{"
 _KEY = re.compile(r"quota:\{(.*?)\}:(api_key|batch|profile|tenant_day):(.*)", re.DOTALL)
+
+Answer = TypeVar("Answer")
 
 
 class Books(Protocol):
@@ -113,7 +116,8 @@ class RedisQuotas:
         self._waiting_limit = waiting_limit
         self._waiting: OrderedDict[Account, _Waiting] = OrderedDict()
         self._wake = asyncio.Event()
-        self._under_way: dict[tuple[str, Payer], asyncio.Task[list[AccountBalance]]] = {}
+        self._warming: dict[Payer, asyncio.Future[list[QuotaCopy]]] = {}
+        self._asking: dict[Payer, asyncio.Future[list[AccountBalance]]] = {}
         self._days: OrderedDict[str, tuple[date, float, float]] = OrderedDict()
 
     # --- readers ---
@@ -149,7 +153,8 @@ class RedisQuotas:
             async with client.pipeline(transaction=False) as pipeline:
                 for account in accounts:
                     pipeline.hgetall(copy_key(account))
-                found = await pipeline.execute()
+                # what is no copy is a missing one, and is written over
+                found = await pipeline.execute(raise_on_error=False)
         return [_parsed(account, fields) for account, fields in zip(accounts, found, strict=True)]
 
     async def page(self, cursor: int, count: int) -> tuple[int, list[Account]]:
@@ -168,8 +173,7 @@ class RedisQuotas:
         found = await self._all(accounts)
         if found is not None:
             return found
-        warmed = await self._once("warm", payer, lambda: self._warm(payer, accounts))
-        return [copy_of(each) for each in warmed]
+        return await self._once(self._warming, payer, lambda: self._warm(payer, accounts), self._raced)
 
     async def _all(self, accounts: Sequence[Account]) -> list[QuotaCopy] | None:
         found = [each for each in await self.copies(accounts) if each is not None]
@@ -188,7 +192,7 @@ class RedisQuotas:
 
     # --- copying what is missing ---
 
-    async def _warm(self, payer: Payer, accounts: Sequence[Account]) -> list[AccountBalance]:
+    async def _warm(self, payer: Payer, accounts: Sequence[Account]) -> list[QuotaCopy]:
         """Copy the payer's accounts, unless another process is at it already."""
         claim = f"{_PREFIX}{payer.tenant_id}}}:warming:{payer.api_key_id}:{payer.batch_id}:{payer.profile}"
         with self._link.use() as client:
@@ -197,43 +201,47 @@ class RedisQuotas:
             self._raced()
             if (found := await self._wait_for(accounts)) is not None:
                 return found
+        elif (made := await self._all(accounts)) is not None:
+            # by whoever had the claim while this one looked
+            await self._give_up(claim)
+            return made
         balances = list(await self._books.quota(payer))
         with suppress(*GONE_OR_REFUSED):
             await self.write(balances)
-            with self._link.use() as client:
-                await client.delete(claim)
-        return balances
+            await self._give_up(claim)
+        return [copy_of(each) for each in balances]
 
-    async def _wait_for(self, accounts: Sequence[Account]) -> list[AccountBalance] | None:
+    async def _give_up(self, claim: str) -> None:
+        with self._link.use() as client:
+            await client.delete(claim)
+
+    async def _wait_for(self, accounts: Sequence[Account]) -> list[QuotaCopy] | None:
         for _ in range(_LOOKS):
             await asyncio.sleep(_LOOK_SECONDS)
             if (found := await self._all(accounts)) is not None:
-                return [_balance_of(each) for each in found]
+                return found
         return None
 
     async def _asked(self, payer: Payer) -> list[AccountBalance]:
         async def ask() -> list[AccountBalance]:
             return list(await self._books.quota(payer))
 
-        return await self._once("ask", payer, ask)
+        return await self._once(self._asking, payer, ask)
 
     async def _once(
-        self, kind: str, payer: Payer, work: Callable[[], Awaitable[list[AccountBalance]]]
-    ) -> list[AccountBalance]:
-        """One of a kind at a time for each payer; whoever comes meanwhile gets the same answer (O7)."""
-        task = self._under_way.get((kind, payer))
-        if task is None:
-            task = asyncio.ensure_future(_awaited(work()))
-            self._under_way[kind, payer] = task
-            task.add_done_callback(lambda done: self._ended(kind, payer, done))
-        elif kind == "warm":
-            self._raced()
+        self,
+        under_way: "dict[Payer, asyncio.Future[list[Answer]]]",
+        payer: Payer,
+        work: Callable[[], Coroutine[Any, Any, list[Answer]]],
+        joined: Callable[[], None] = lambda: None,
+    ) -> list[Answer]:
+        """One at a time for each payer; whoever comes meanwhile gets the same answer (O7)."""
+        if (task := under_way.get(payer)) is None:
+            task = under_way[payer] = asyncio.ensure_future(work())
+            task.add_done_callback(lambda done: _forget(under_way, payer, done))
+        else:
+            joined()
         return await asyncio.shield(task)
-
-    def _ended(self, kind: str, payer: Payer, task: "asyncio.Task[list[AccountBalance]]") -> None:
-        del self._under_way[kind, payer]
-        if not task.cancelled():
-            task.exception()  # whoever still waits hears of it
 
     # --- writing ---
 
@@ -269,7 +277,7 @@ class RedisQuotas:
             try:
                 await self.write([each.balance for each in taken])
             except ResponseError as error:
-                # full, or somebody else's key in the way: trying again would be the same
+                # full: trying again would be the same, and the reconciler comes by
                 structlog.get_logger("assay.quotas").warning("copies_refused", reason=str(error)[:200])
             except BaseException:
                 for each in taken:
@@ -317,8 +325,12 @@ class RedisQuotas:
         await self.write(stale, {each.account: each.version for each in stale})
 
 
-async def _awaited(work: Awaitable[list[AccountBalance]]) -> list[AccountBalance]:
-    return await work
+def _forget(
+    under_way: "dict[Payer, asyncio.Future[list[Answer]]]", payer: Payer, task: "asyncio.Future[list[Answer]]"
+) -> None:
+    del under_way[payer]
+    if not task.cancelled():
+        task.exception()  # whoever still waits hears of it
 
 
 def _overspent(copy: QuotaCopy) -> bool:
@@ -350,14 +362,8 @@ def _parsed(account: Account, fields: Mapping[str, Any]) -> QuotaCopy | None:
             limit,
             **{name: int(fields[name]) for name in ("held", "spent", "requests", "tokens", "version")},
         )
-    except (KeyError, ValueError):
-        return None  # missing, or not written by us: it is made anew
-
-
-def _balance_of(copy: QuotaCopy) -> AccountBalance:
-    limit = None if copy.limit is None else Money(copy.limit)
-    held, spent = Money(copy.held), Money(copy.spent)
-    return AccountBalance(copy.account, limit, held, spent, copy.requests, copy.tokens, copy.version)
+    except (KeyError, TypeError, ValueError):
+        return None  # missing, or not written by us
 
 
 def _account(key: str) -> Account | None:

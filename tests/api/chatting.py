@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import orjson
@@ -14,15 +15,18 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.dependencies import Limits
 from db.postgres.prices import PostgresPrices
-from domain.completion import CompletionReply, CompletionRequest, OnChunk, Usage
+from db.postgres.tenants import PostgresKeys, PostgresTenants
+from domain.completion import CompletionReply, CompletionRequest, ModelNames, OnChunk, Usage
 from domain.gateway import Caller, Completions, LimitState, OnLimits
+from domain.keys import KeyTerms, TenantTerms
 from domain.prices import Unit, own_prices
 from gateway.catalogue import canonical_name, catalogue
 from runtime.resources import Resources
 from runtime.server import services
 from tests.conftest import KEY
 
-MODEL = "scripted"
+MODEL = "campus:talker"
+NAMES = ModelNames(("local", "scripted"), ("campus",), graders=frozenset({"local"}))
 HELLO: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}]}
 
 
@@ -121,7 +125,7 @@ async def chat_server(
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         made = services(resources, completions=completions)
         await made.keys.ensure("local", "Local", "local", KEY)  # type: ignore[attr-defined]  # the real one's
-        yield {"services": replace(made, limits=replace(Limits(), **limits))}
+        yield {"services": replace(made, models=NAMES, limits=replace(Limits(), **limits))}
 
     server = uvicorn.Server(uvicorn.Config(create_app(lifespan), port=0, log_config=None, access_log=False))
     running = asyncio.create_task(server.serve())
@@ -151,13 +155,24 @@ def events(text: str) -> list[str]:
     return [each.removeprefix("data: ") for each in text.split("\n\n") if each.startswith("data: ")]
 
 
-async def commits(resources: Resources) -> int:
-    """How many calls of clients have been paid for."""
+async def commits(resources: Resources, key_id: str) -> int:
+    """How many calls of that key have been paid for."""
     row = await resources.postgres.row(
-        "SELECT count(*) AS n FROM ledger_holds WHERE client_call_id <> '' AND journaled"
+        "SELECT count(*) AS n FROM ledger_holds WHERE api_key_id = %s AND journaled", [key_id]
     )
     assert row is not None
     return int(row["n"])
+
+
+async def new_key(resources: Resources, **terms: Any) -> tuple[str, str]:
+    """The id and the secret of a key that may ask models, and nothing else."""
+    tenants, keys = PostgresTenants(resources.postgres), PostgresKeys(resources.postgres)
+    tenant_id = f"tenant-{uuid4().hex[:12]}"
+    first = KeyTerms("first", ("admin",))
+    await tenants.create(tenant_id, TenantTerms(tenant_id), str(uuid4()), first)
+    made = await keys.create(tenant_id, str(uuid4()), KeyTerms("talker", ("model",), **terms))
+    assert made.secret is not None
+    return made.key.id, made.secret
 
 
 def told(replies: Sequence[httpx.Response]) -> list[int]:

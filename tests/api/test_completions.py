@@ -240,7 +240,7 @@ async def test_a_completion_has_openais_form(client: httpx.AsyncClient, gateway:
             "completion_tokens": 5,
             "total_tokens": 15,
             "prompt_tokens_details": {"cached_tokens": 2},
-            "cost_usd": "0",
+            "cost_usd": "0.00",
         },
     }
     assert answer.headers["x-request-id"] == gateway.requests[0].trace_id
@@ -403,8 +403,9 @@ async def test_a_defect_is_said_without_its_inside(
 async def test_the_models_that_chat_are_listed(client: httpx.AsyncClient) -> None:
     document = (await client.get("/v1/models")).json()
     assert document["object"] == "list"
-    assert [each["id"] for each in document["data"]] == [MODEL]
-    assert (await client.get(f"/v1/models/{MODEL}")).json() == document["data"][0]
+    assert [each["id"] for each in document["data"]] == ["scripted"]
+    assert (await client.get("/v1/models/scripted")).json() == document["data"][0]
+    assert (await client.get(f"/v1/models/{MODEL}")).json()["owned_by"] == "campus"
 
 
 @pytest.mark.parametrize("name", ["local", "gpt-nowhere", "nobody:a/b"])

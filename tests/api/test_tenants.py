@@ -54,9 +54,7 @@ async def test_a_tenants_id_is_given_once(api: httpx.AsyncClient) -> None:
         assert (await admin.get("/v1/keys")).json()["total"] == 1
 
 
-@pytest.mark.parametrize(
-    "tenant_id", ["", "..", "a/b", "Local", "-a", "a" * 64, "a.b", "网络", "a\x00", "a\n"]
-)
+@pytest.mark.parametrize("tenant_id", ["", "..", "a/b", "Local", "-a", "a" * 64, "a.b", "网络", "a\0", "a\n"])
 async def test_an_id_that_could_be_a_path_is_no_tenants(api: httpx.AsyncClient, tenant_id: str) -> None:
     answer = await api.post("/v1/tenants", json={"tenant_id": tenant_id, "name": "Physics"})
     assert (answer.status_code, answer.json()["field"]) == (422, "tenant_id"), answer.text

@@ -1,16 +1,24 @@
 """API keys and idempotency keys."""
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from db.postgres.grading import PostgresSubmissions
+from db.postgres.ledger import PostgresLedgerBooks
 from db.postgres.pool import Postgres
-from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, key_hash
-from domain.errors import IdempotencyMismatch, Unauthenticated
+from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresTenants, key_hash
+from domain.completion import Payer
+from domain.errors import BudgetExhausted, IdempotencyMismatch, NotFound, Unauthenticated
 from domain.exam import Exam
-from domain.keys import KEY_SCOPES
+from domain.gateway import Caller, RateLimit
+from domain.keys import KEY_SCOPES, KeyTerms, TenantTerms
+from domain.ledger import Mode, Scope
+from domain.money import Money
+from runtime.resources import SystemClock
+from tests.db.purse import a_call, held, opened_ledger
 from tests.db.stage import running_file
 
 
@@ -40,10 +48,130 @@ async def test_a_revoked_or_expired_key_opens_nothing(postgres: Postgres, fresh:
         await keys.authenticate(secret)
 
 
-@pytest.mark.parametrize("secret", ["", " ", "assay_", "x" * 10_000, "钥匙"])
+@pytest.mark.parametrize("secret", ["", " ", "assay_", "x" * 10_000, "钥匙", "half \ud800 a pair"])
 async def test_an_unknown_key_opens_nothing(postgres: Postgres, secret: str) -> None:
     with pytest.raises(Unauthenticated):
         await PostgresKeys(postgres).authenticate(secret)
+
+
+@pytest.mark.parametrize("secret", ["k", "k3y", "short-secret", "assay_of_an_operator"])
+async def test_of_a_short_secret_hardly_anything_is_shown(
+    own_postgres: Postgres, fresh: str, secret: str
+) -> None:
+    await PostgresKeys(own_postgres).ensure(f"t-{fresh}", "T", "key", secret)
+    rows = await own_postgres.rows("SELECT prefix FROM api_keys WHERE tenant_id = %s", [f"t-{fresh}"])
+    assert [len(row["prefix"]) for row in rows] == [len(secret) // 4]
+
+
+async def a_tenant(postgres: Postgres, fresh: str, **terms: Any) -> tuple[str, str]:
+    """A new tenant and the secret of its first key."""
+    tenant_id = f"t-{fresh}"
+    _, first = await PostgresTenants(postgres).create(
+        tenant_id, TenantTerms("T", **terms), str(uuid4()), KeyTerms("first", ("admin",))
+    )
+    assert first.secret
+    return tenant_id, first.secret
+
+
+async def test_a_caller_has_all_that_its_key_and_its_tenant_state(postgres: Postgres, fresh: str) -> None:
+    keys = PostgresKeys(postgres)
+    tenant_id, first = await a_tenant(postgres, fresh, requests_per_minute=600, max_concurrent=50)
+    assert (await keys.authenticate(first)).limits == (
+        RateLimit("tenant", "requests", 600),
+        RateLimit("tenant", "calls", 50),
+    )
+    terms = KeyTerms(
+        "key",
+        ("read", "model"),
+        profile="networks",
+        models=("openai:*", "local"),
+        default_max_tokens=300,
+        requests_per_minute=60,
+        tokens_per_minute=100_000,
+        max_concurrent=4,
+    )
+    made = await keys.create(tenant_id, str(uuid4()), terms)
+    assert await keys.authenticate(str(made.secret)) == Caller(
+        tenant_id=tenant_id,
+        key_id=made.key.id,
+        scopes=frozenset({"read", "model"}),
+        profile="networks",
+        models=("openai:*", "local"),
+        default_max_tokens=300,
+        limits=(
+            RateLimit(f"key/{made.key.id}", "requests", 60),
+            RateLimit(f"key/{made.key.id}", "tokens", 100_000),
+            RateLimit(f"key/{made.key.id}", "calls", 4),
+            RateLimit("tenant", "requests", 600),
+            RateLimit("tenant", "calls", 50),
+        ),
+    )
+
+
+async def test_changed_terms_are_the_next_requests(postgres: Postgres, fresh: str) -> None:
+    keys = PostgresKeys(postgres)
+    tenant_id, first = await a_tenant(postgres, fresh)
+    key_id = (await keys.authenticate(first)).key_id
+    await keys.change(tenant_id, key_id, {"models": ("local",), "tokens_per_minute": 10})
+    await PostgresTenants(postgres).change(tenant_id, {"max_concurrent": 2})
+    caller = await keys.authenticate(first)
+    assert (caller.models, caller.limits) == (
+        ("local",),
+        (RateLimit(f"key/{key_id}", "tokens", 10), RateLimit("tenant", "calls", 2)),
+    )
+
+
+async def test_a_key_and_a_profile_are_refused_at_their_budgets(
+    postgres: Postgres, session_database_url: str, fresh: str
+) -> None:
+    tenant_id, _ = await a_tenant(postgres, fresh, call_limit=Money(500))
+    keys, tenants = PostgresKeys(postgres), PostgresTenants(postgres)
+    made = await keys.create(tenant_id, str(uuid4()), KeyTerms("key", ("model",), limit=Money(100)))
+    await tenants.set_profile(tenant_id, "class", Money(200))
+    payer = Payer(tenant_id, api_key_id=made.key.id, profile="class")
+    async with opened_ledger(session_database_url) as ledger:
+
+        async def refused(estimated: int) -> str:
+            with pytest.raises(BudgetExhausted) as raised:
+                await ledger.begin(a_call(payer, estimated))
+            return raised.value.scope
+
+        assert await refused(101) == "api_key"
+        await keys.change(tenant_id, made.key.id, {"limit": Money(1_000)})
+        assert await refused(201) == "profile"
+        await tenants.set_profile(tenant_id, "class", None)
+        assert await refused(501) == "call"
+        await tenants.change(tenant_id, {"daily_limit": Money(0)})
+        assert await refused(1) == "tenant_day"
+        await tenants.change(tenant_id, {"daily_limit": None})
+        await held(ledger, a_call(payer, 500))
+        assert (await keys.read(tenant_id, made.key.id)).balance.left == 500
+
+
+async def test_a_batchs_mode_leaves_its_limit(postgres: Postgres, exam: Exam, fresh: str) -> None:
+    running = await running_file(postgres, exam)
+    tenants = PostgresTenants(postgres)
+    await postgres.run("UPDATE batches SET limit_nanodollars = 7 WHERE id = %s", [running.batch_id])
+    books = PostgresLedgerBooks(postgres, SystemClock())
+    for mode in (Mode.BEST_EFFORT, Mode.STRICT, None):
+        await tenants.set_batch_mode("local", running.batch_id, mode)
+        assert (await books.modes(Payer("local", running.batch_id)))[0] == mode
+        [balance] = await books.balances("local", Scope.BATCH, running.batch_id)
+        assert balance.limit == 7
+    for tenant_id, batch_id in (("elsewhere", running.batch_id), ("local", str(uuid4()))):
+        with pytest.raises(NotFound):
+            await tenants.set_batch_mode(tenant_id, batch_id, Mode.STRICT)
+
+
+async def test_a_tenant_that_cannot_be_made_whole_is_not_made(postgres: Postgres, fresh: str) -> None:
+    """The key's id is another tenant's key: neither tenant nor settings are left behind."""
+    _, first = await a_tenant(postgres, fresh)
+    key_id = (await PostgresKeys(postgres).authenticate(first)).key_id
+    tenants = PostgresTenants(postgres)
+    with pytest.raises(NotFound):
+        await tenants.create(f"u-{fresh}", TenantTerms("U"), key_id, KeyTerms("first", ("admin",)))
+    with pytest.raises(NotFound):
+        await tenants.read(f"u-{fresh}")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import product
 from math import ceil
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 from hypothesis import given
@@ -33,6 +33,7 @@ from domain.ledger import (
     chosen_mode,
     event_id,
     fold,
+    named_uuid,
 )
 from domain.money import Money
 
@@ -96,6 +97,11 @@ def test_ids_are_made_of_identity_and_differ_with_every_part_of_it() -> None:
     events = {event_id(key.id, *each) for each in parts}
     assert len(events) == 16
     assert event_id(key.id, 1, EventType.HOLD) in events
+
+
+@given(st.uuids(), st.text())
+def test_an_id_made_of_a_name_is_the_standard_one(namespace: UUID, name: str) -> None:
+    assert named_uuid(namespace, name) == uuid5(namespace, name)
 
 
 def test_the_same_content_is_told_from_another_and_time_is_no_content() -> None:

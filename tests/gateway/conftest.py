@@ -1,11 +1,12 @@
 """The scripted upstream, and providers that reach it with the real clients."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from gateway.compatible import CompatibleModel
 from gateway.large import LangChainModel
-from gateway.providers import Provider
+from gateway.providers import Provider, find_providers
 from tests.gateway.upstream import ScriptedUpstream, running_upstream
 
 KEY = "sk-secret-that-must-not-be-shown"
@@ -25,28 +26,45 @@ def upstream(server: ScriptedUpstream) -> ScriptedUpstream:
     server.bodies.clear()
     server.headers.clear()
     server.paths.clear()
+    server.hung_up = 0
     return server
 
 
 @pytest.fixture
-def campus(upstream: ScriptedUpstream) -> LangChainModel:
+async def campus(upstream: ScriptedUpstream) -> AsyncIterator[CompatibleModel]:
     """`campus:…`: an OpenAI-compatible server."""
-    return LangChainModel(Provider.compatible("campus", f"{upstream.url}/v1", KEY), timeout_seconds=5)
+    model = CompatibleModel(Provider.compatible("campus", f"{upstream.url}/v1", KEY), timeout_seconds=5)
+    yield model
+    await model.close()
 
 
 @pytest.fixture
-def openai(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> LangChainModel:
-    """`openai:…`, led to the server by the client's own variable."""
+async def openai(upstream: ScriptedUpstream) -> AsyncIterator[CompatibleModel]:
+    """`openai:…`, led to the server by OpenAI's own variable."""
+    found = find_providers({"openai": KEY}, [], {"OPENAI_BASE_URL": f"{upstream.url}/v1"})
+    model = CompatibleModel(found.available["openai"], timeout_seconds=5)
+    yield model
+    await model.close()
+
+
+@pytest.fixture
+def derived(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> LangChainModel:
+    """LangChain's client for OpenAI, which those of several other providers are made of."""
     monkeypatch.setenv("OPENAI_BASE_URL", f"{upstream.url}/v1")
-    provider = Provider("openai", "openai", "ASSAY_MODELS__OPENAI_API_KEY or OPENAI_API_KEY", api_key=KEY)
-    return LangChainModel(provider, timeout_seconds=5)
+    return LangChainModel(Provider("openai", "the key", api_key=KEY), timeout_seconds=5)
 
 
 @pytest.fixture
 def anthropic(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> LangChainModel:
     """`anthropic:…`, led to the server by the client's own variable."""
     monkeypatch.setenv("ANTHROPIC_BASE_URL", upstream.url)
-    provider = Provider(
-        "anthropic", "anthropic", "ASSAY_MODELS__ANTHROPIC_API_KEY or ANTHROPIC_API_KEY", api_key=KEY
-    )
-    return LangChainModel(provider, timeout_seconds=5)
+    found = find_providers({"anthropic": KEY}, [], {})
+    return LangChainModel(found.available["anthropic"], timeout_seconds=5)
+
+
+@pytest.fixture
+def named(
+    campus: CompatibleModel, openai: CompatibleModel, derived: LangChainModel, anthropic: LangChainModel
+) -> dict[str, CompatibleModel | LangChainModel]:
+    """All of them, by name."""
+    return {"campus": campus, "openai": openai, "derived": derived, "anthropic": anthropic}

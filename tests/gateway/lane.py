@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ from db.redis.affinity import RedisAffinities
 from domain.completion import Chat, CompletionReply, CompletionRequest, Message, OnChunk, Payer, Usage
 from domain.gateway import Caller
 from domain.identity import ClientStep, LogicalStep
-from domain.ledger import Account, Scope
+from domain.ledger import Scope
 from domain.prices import Unit, own_prices
 from gateway.catalogue import canonical_name, catalogue
 from gateway.door import CallTerms, Door
@@ -26,6 +26,7 @@ COST = 100 * 1_000 + 50 * 2_000
 #: dollars for a million tokens, in and out
 PRICES = {"scripted": ("1", "2"), "one:model": ("1", "2"), "two:model": ("3", "6"), "three:model": ("2", "4")}
 
+Choices = Sequence[Mapping[str, Any]]
 Act = Callable[[CompletionRequest], Awaitable[CompletionReply]]
 
 
@@ -140,11 +141,9 @@ class Lane:
         return [row["state"] for row in rows]
 
     async def outside_states(self) -> list[str]:
-        """The holds of the lane's clients, in the order in which they were made."""
-        rows = await self.resources.postgres.rows(
-            "SELECT state FROM ledger_holds WHERE tenant_id = %s AND api_key_id = %s ORDER BY created_at, attempt",
-            [self.payer.tenant_id, self.payer.api_key_id],
-        )
+        """The holds of the lane's clients, by call and dispatch."""
+        sql = "SELECT state FROM ledger_holds WHERE tenant_id = %s AND client_call_id <> ''"
+        rows = await self.resources.postgres.rows(f"{sql} ORDER BY call_id, attempt", [self.payer.tenant_id])
         return [row["state"] for row in rows]
 
     async def events(self) -> Sequence[dict[str, Any]]:
@@ -159,7 +158,7 @@ class Lane:
         while not self.resources.ledger.writer.idle:
             await asyncio.sleep(0.005)
         rows = await self.resources.postgres.rows(
-            "SELECT data FROM ledger_facts WHERE tenant_id = %s AND kind = %s ORDER BY fact_id",
+            "SELECT data FROM ledger_facts WHERE tenant_id = %s AND kind = %s ORDER BY id",
             [self.payer.tenant_id, kind],
         )
         return [row["data"] for row in rows]

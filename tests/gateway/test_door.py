@@ -16,6 +16,7 @@ from domain.money import Money
 from gateway.catalogue import canonical_name, catalogue
 from gateway.tokens import WRITE_EVERY_CALLS, TokenEstimates, input_bytes
 from runtime.resources import Resources
+from tests.gateway.lane import COST, QUESTION, Lane, at_once, opened_lane
 
 
 @pytest.fixture

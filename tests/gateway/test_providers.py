@@ -1,5 +1,7 @@
 """Providers: what is set up is known by name, and what is not says what it needs."""
 
+from urllib.parse import urlsplit
+
 import pytest
 
 from domain.completion import ModelNames
@@ -45,8 +47,32 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
         UnknownModel, match=r"install assay with the extra 'anthropic' \(`assay\[anthropic\]`\)"
     ):
         names(keys={"anthropic": "sk"}).check("anthropic:claude-x")
-    with pytest.raises(UnknownModel, match="extra 'openai'"):
-        names(Provider.compatible("campus", "http://127.0.0.1:1/v1")).check("campus:qwen3")
+
+
+def test_what_speaks_openais_protocol_needs_no_package(monkeypatch):
+    monkeypatch.setattr("gateway.providers.find_spec", lambda name: None)
+    names(Provider.compatible("campus", "http://127.0.0.1:1/v1")).check("campus:qwen3")
+    names(keys={"openai": "sk"}).check("openai:gpt-5-mini")
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "limit_name"),
+    [
+        ("openai", "api.openai.com", "max_completion_tokens"),
+        ("dashscope", "dashscope.aliyuncs.com", "max_tokens"),
+        ("deepseek", "api.deepseek.com", "max_tokens"),
+    ],
+)
+def test_providers_with_openais_protocol_are_asked_at_their_own_address(name, host, limit_name):
+    variable = f"{name.upper()}_API_KEY"
+    provider = find_providers({}, [], {variable: "sk-3"}).available[name]
+    assert (urlsplit(provider.url).netloc, provider.api_key, provider.limit_name) == (
+        host,
+        "sk-3",
+        limit_name,
+    )
+    with pytest.raises(UnknownModel, match=f"no key for it; set .*{variable}; known"):
+        names().check(f"{name}:some-model")
 
 
 def test_keys_are_shown_nowhere():

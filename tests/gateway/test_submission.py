@@ -57,8 +57,8 @@ async def assess(upstream_model, saver: InMemorySaver, answers=ANSWERS) -> Agent
 
 
 @pytest.mark.parametrize("name", ["campus", "openai", "anthropic"])
-async def test_a_submission_is_graded_over_the_wire(request, upstream, name):
-    assessment = (await assess(request.getfixturevalue(name), InMemorySaver())).assessment
+async def test_a_submission_is_graded_over_the_wire(named, upstream, name):
+    assessment = (await assess(named[name], InMemorySaver())).assessment
     check_assessment(assessment, EXAM, ANSWERS)
     question = assessment.questions[1]
     assert [each.points for each in question.criteria] == [2.0, 1.0]

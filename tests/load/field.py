@@ -1,20 +1,16 @@
-"""A field of load: a simulated upstream, the real API before it, and users who call it as people's programs do."""
+"""What the load rests on: a simulated upstream, the real API before it, and ways to look at its books."""
 
 import asyncio
-import json
-import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import httpx
-import openai
 
 from db.postgres.prices import PostgresPrices
-from db.redis.quotas import copy_of
+from db.redis.quotas import copy_key, copy_of
 from domain.gateway import QuotaCopy
-from domain.ledger import Account, AccountBalance, Scope
+from domain.ledger import Account, AccountBalance
 from domain.prices import Unit, own_prices
 from gateway.catalogue import canonical_name, catalogue
 from runtime.resources import Resources
@@ -30,17 +26,6 @@ OPEN_HOLDS_SQL = "SELECT count(*) AS open FROM ledger_holds WHERE state IN ('hel
 COMMITS_SQL = "SELECT count(*) AS commits FROM ledger_events WHERE event_type = 'commit'"
 
 
-@dataclass
-class Answers:
-    """What the users saw."""
-
-    replies: int = 0
-    #: of which under a key of idempotency that had been used before
-    repeated: int = 0
-    left: int = 0
-    refused: list[str] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Field:
     """What runs, and the keys of its users."""
@@ -53,7 +38,7 @@ class Field:
 
     async def balances(self) -> list[AccountBalance]:
         """Every account of the tenant that was used, as Postgres has it."""
-        found = await self.resources.ledger.books.balances(self.tenant_id, None, None)
+        found = await self.resources.ledger.books.balances(self.tenant_id, count=1000)
         return [each for each in found if each.requests or each.spent or each.held]
 
     async def copies(self, accounts: Sequence[Account]) -> list[QuotaCopy | None]:
@@ -66,6 +51,18 @@ class Field:
         assert row is not None
         (number,) = row.values()
         return int(number)
+
+    async def snapshot(self, accounts: Sequence[Account]) -> dict[str, dict[str, str]]:
+        """What Redis has now, to be restored later."""
+        with self.resources.redis.use() as client:
+            return {key: await client.hgetall(key) for key in map(copy_key, accounts)}
+
+    async def restore(self, old: Mapping[str, Mapping[str, str]]) -> None:
+        """Put an old state of Redis back, as a restored snapshot would."""
+        with self.resources.redis.use() as client:
+            for key, fields in old.items():
+                await client.delete(key)
+                await client.hset(key, mapping=dict(fields))
 
     async def quiet(self) -> None:
         """Wait until no call is under way: whoever has left is settled for, too."""
@@ -119,18 +116,3 @@ async def _keys(url: str, count: int) -> list[str]:
             for number in range(count)
         ]
     return [each["secret"] for each in made]
-
-
-async def press(
-    stage: Field, *, users: int, spawned_per_second: float, seconds: float, seed: int = 11
-) -> Answers:
-    """So many users, so many more each second, each calling again as soon as it was answered."""
-    answers, ends = Answers(), asyncio.get_running_loop().time() + seconds
-    async with asyncio.TaskGroup() as group, httpx.AsyncClient(timeout=30) as wire:
-        for number in range(users):
-            key = stage.keys[number % len(stage.keys)]
-            client = openai.AsyncOpenAI(base_url=f"{stage.url}/v1", api_key=key, http_client=wire)
-            chance = random.Random(f"{seed}/{number}")  # noqa: S311  # a load to be repeated
-            tasks.append(group.create_task(_User(client, chance, answers).use_until(ends, number)))
-            await asyncio.sleep(1 / spawned_per_second)
-    return answers

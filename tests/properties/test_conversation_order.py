@@ -20,7 +20,7 @@ from tests.properties.drawing import drawn
 TENANT = "tenant-of-property-32"
 PROCESSES = 3
 #: cases that share the servers
-AT_ONCE = 10
+AT_ONCE = 25
 SHORT_SECONDS, LONG_SECONDS = 0.004, 60.0
 
 Ending = Literal[
@@ -60,7 +60,7 @@ CALLS = st.lists(
         size=st.integers(1, 3),
     ),
     min_size=2,
-    max_size=12,
+    max_size=9,
 )
 
 
