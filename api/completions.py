@@ -125,16 +125,20 @@ async def say_how_to_complete() -> Response:
 
 @dataclass(frozen=True)
 class ClientCall:
-    """A call of an outside caller, under the id that its repetitions get too."""
+    """A call of an outside caller; its repetitions have its id."""
 
-    id: str
     caller: Caller
     request: CompletionRequest
     stream: bool
     include_usage: bool
-    trace_id: str
-    #: found by its request alone: to be marked when it was delivered
+    #: found again by its request alone: to be marked when it was delivered
     unnamed: bool
+
+    @property
+    def id(self) -> str:
+        """What the ledger calls it, too."""
+        assert isinstance(self.request.step, ClientStep)
+        return self.request.step.call_id
 
 
 def _secret(headers: Headers) -> str | None:
@@ -145,10 +149,21 @@ def _secret(headers: Headers) -> str | None:
 async def _identified(services: Services, caller: Caller, asked: ChatRequest, request: Request) -> ClientCall:
     services.models.check(asked.model)
     caller = replace(caller, profile=profile_of(caller, asked.profile))
-    named = request.headers.get("idempotency-key")
-    is_retry = _is_retry(request.headers)
-    trace_id = trace_id_of(request.scope)
-    unidentified = CompletionRequest(
+    name = request.headers.get("idempotency-key")
+    again = _is_retry(request.headers)
+    call = _unidentified(caller, asked, trace_id_of(request.scope))
+    if name is None:
+        call_id = await _unnamed_call_id(services, call, again=again)
+    else:
+        call_id = named_call_id(caller.key_id, check_key(name))
+        # a client that comes again by itself has lost the first answer, and waits for it
+        call = replace(call, refuse_other=True, refuse_underway=not again)
+    call = replace(call, step=ClientStep(call_id))
+    return ClientCall(caller, call, asked.stream, asked.include_usage, unnamed=name is None)
+
+
+def _unidentified(caller: Caller, asked: ChatRequest, trace_id: str) -> CompletionRequest:
+    return CompletionRequest(
         step=ClientStep(""),
         call_number=1,
         model=asked.model,
@@ -157,30 +172,14 @@ async def _identified(services: Services, caller: Caller, asked: ChatRequest, re
         trace_id=trace_id,
         chat=asked.chat,
         patience=asked.patience,
-        refuse_other=named is not None,
-        # a client that comes again by itself has given up on the first answer, and waits for it
-        refuse_underway=named is not None and not is_retry,
-    )
-    call_id = await _call_id(services, caller, unidentified, named, is_retry)
-    return ClientCall(
-        id=call_id,
-        caller=caller,
-        request=replace(unidentified, step=ClientStep(call_id)),
-        stream=asked.stream,
-        include_usage=asked.include_usage,
-        trace_id=trace_id,
-        unnamed=named is None,
     )
 
 
-async def _call_id(
-    services: Services, caller: Caller, request: CompletionRequest, named: str | None, is_retry: bool
-) -> str:
-    if named is not None:
-        return named_call_id(caller.key_id, check_key(named))
+async def _unnamed_call_id(services: Services, call: CompletionRequest, *, again: bool) -> str:
+    """The id of the call that was lost, if the client comes for it again by itself; else a new one."""
     calls = services.client_calls
-    found = await calls.retried(caller.key_id, request.request_hash()) if is_retry else None
-    return found or await calls.new()
+    lost = await calls.retried(call.payer.api_key_id, call.request_hash()) if again else None
+    return lost or await calls.new()
 
 
 def named_call_id(key_id: str, idempotency_key: str) -> str:
@@ -189,6 +188,7 @@ def named_call_id(key_id: str, idempotency_key: str) -> str:
 
 
 def _is_retry(headers: Headers) -> bool:
+    """Whether OpenAI's client makes the request by itself, because an earlier one failed."""
     count = headers.get("x-stainless-retry-count", "")
     return count.isascii() and count.isdecimal() and count.strip("0") != ""
 
@@ -267,7 +267,7 @@ class ChatAnswer(Response):
             await exchange.answer(status, self._with_limits(headers), document)
 
     def _with_limits(self, headers: Mapping[str, str]) -> dict[str, str]:
-        return {**headers, "x-request-id": self._call.trace_id, **limit_headers(self._states)}
+        return {**headers, "x-request-id": self._call.request.trace_id, **limit_headers(self._states)}
 
     async def _complete(self, on_chunk: OnChunk | None = None) -> CompletionReply:
         return await self._services.completions.complete(

@@ -4,9 +4,8 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -22,16 +21,28 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True)
 class Timed:
-    """What callers saw, after the warm-up."""
+    """What callers saw, after the warm-up; `all_calls` are those of the warm-up, too."""
 
-    calls: int
+    all_calls: int
     seconds: float
-    waits_ms: Sequence[float]
+    waits_ms: tuple[float, ...]
+
+    @classmethod
+    def none(cls) -> Self:
+        """Nothing yet."""
+        return cls(0, 0.0, ())
+
+    def __add__(self, other: Self) -> "Timed":
+        return Timed(
+            self.all_calls + other.all_calls,
+            self.seconds + other.seconds,
+            self.waits_ms + other.waits_ms,
+        )
 
     @property
     def calls_per_second(self) -> float:
         """Of all callers together."""
-        return self.calls / self.seconds
+        return len(self.waits_ms) / self.seconds
 
     def quantile_ms(self, percent: int) -> float:
         """The wait that so many percent of the calls did not pass."""
@@ -49,7 +60,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Target:
+class Asked:
     """Where calls go, and what each of them is."""
 
     url: str
@@ -76,10 +87,10 @@ class Target:
         return head.encode() + body
 
 
-async def timed(target: Target, callers: int, seconds: float) -> Timed:
+async def timed(target: Asked, callers: int, seconds: float) -> Timed:
     """So many callers for so long; a tenth more beforehand warms up. Raises `CallFailed`."""
     began = time.perf_counter()
-    span = _Span(counting=began + seconds / 10, ends=began + seconds * 1.1, waits_ms=[])
+    span = _Span(counting=began + seconds / 10, ends=began + seconds * 1.1)
     loop = asyncio.get_running_loop()
     request, ended = target.request(), [loop.create_future() for _ in range(callers)]
     async with asyncio.timeout(_CONNECT_SECONDS):
@@ -93,14 +104,15 @@ async def timed(target: Target, callers: int, seconds: float) -> Timed:
     finally:
         for transport, _ in connections:
             transport.abort()
-    return Timed(len(span.waits_ms), time.perf_counter() - span.counting, span.waits_ms)
+    return Timed(span.calls, time.perf_counter() - span.counting, tuple(span.waits_ms))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Span:
     counting: float
     ends: float
-    waits_ms: list[float]
+    calls: int = 0
+    waits_ms: list[float] = field(default_factory=list)
 
 
 class _Caller(asyncio.Protocol):
@@ -134,6 +146,7 @@ class _Caller(asyncio.Protocol):
         if (status := self._parser.get_status_code()) != 200:
             self._ended.set_exception(CallFailed(f"{status}: {self._body[:500]!r}"))
             return
+        self._span.calls += 1
         if self._asked >= self._span.counting:
             self._span.waits_ms.append((now - self._asked) * 1000)
         if now < self._span.ends:

@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.callers import CallFailed, Target, Timed, timed
+from benchmarks.callers import Asked, Timed, timed
 from benchmarks.figures import cpu_seconds, machine
 from benchmarks.installation import Installation, installation
 from benchmarks.litellm_proxy import NotInstallable, litellm_proxy
@@ -36,6 +37,8 @@ from runtime.telemetry import configure_logs
 
 AIM_THROUGHPUT, AIM_ADDED = 10.0, 0.2
 CALLERS = (1, 8, 32)
+TURNS = 4
+ASSAY = (sys.executable, "-P", "-m", "runtime.cli")
 MODEL = "simulated"
 PROFILE = "benchmark"
 #: far beyond what is spent: each limit is checked, none refuses
@@ -54,61 +57,70 @@ Cpu = Callable[[], dict[str, float]]
 
 
 @dataclass(frozen=True)
+class Target:
+    """Who is asked, and the CPU seconds of each of its processes so far."""
+
+    asked: Asked
+    cpu: Cpu
+
+
+@dataclass
 class Measured:
-    """A target at one number of callers, and the CPU seconds of each process meanwhile."""
+    """A target at one number of callers: its calls, and the CPU seconds of each process meanwhile."""
 
     callers: int
     timed: Timed
-    cpu: dict[str, float]
+    cpu: Counter[str]
 
     def figures(self) -> dict[str, Any]:
         """For people and programs."""
-        calls = self.timed.calls * 1.1  # the warm-up's too
-        return {
-            "callers": self.callers,
-            **self.timed.figures(),
-            "cpu_ms_per_request": {
-                name: round(seconds * 1000 / calls, 3) for name, seconds in self.cpu.items()
-            },
-        }
+        spent = {name: round(seconds * 1000 / self.timed.all_calls, 3) for name, seconds in self.cpu.items()}
+        return {"callers": self.callers, **self.timed.figures(), "cpu_ms_per_request": spent}
 
 
-async def measure(seconds: float, litellm: Path | None, callers: tuple[int, ...] = CALLERS) -> dict[str, Any]:
-    """The bare upstream, Assay and LiteLLM at each number of callers, on one machine in one run."""
+async def measure(seconds: float, litellm: Path | None, callers: Sequence[int] = CALLERS) -> dict[str, Any]:
+    """The bare upstream, Assay and LiteLLM at each number of callers, in turn, on one machine in one run."""
     facts = machine()
-    async with _upstream() as (url, pid):
-        bare = await _at_each(_target(f"{url}/v1", "none", MODEL), callers, seconds, _cpu({"upstream": pid}))
-        assay, checked = await _assay(url, pid, callers, seconds)
-        peer = await _litellm(url, pid, callers, seconds, litellm)
+    async with AsyncExitStack() as stack:
+        url, pid = await stack.enter_async_context(_upstream())
+        running = await stack.enter_async_context(_installation(url))
+        targets = {
+            "upstream": Target(_asked(f"{url}/v1", "none", MODEL), _cpu({"upstream": pid})),
+            "assay": await _assay(running, pid),
+        }
+        peer = await _litellm(stack, url, pid, litellm)
+        if isinstance(peer, Target):
+            targets["litellm"] = peer
+        found = [await _in_turn(targets, count, seconds) for count in callers]
+        checked = await _checked(running)
     return {
-        "upstream": [each.figures() for each in bare],
-        "assay": _beside(assay, bare),
-        "checked": checked,
-        "litellm": peer if isinstance(peer, str) else _beside(peer[0], bare),
-        "litellm_version": None if isinstance(peer, str) else peer[1],
-        "ratios": [] if isinstance(peer, str) else list(_ratios(bare, assay, peer[0])),
+        "results": [_beside_the_upstream(each) for each in found],
+        "litellm": "measured" if isinstance(peer, Target) else peer,
+        "ratios": [_ratios(each) for each in found if "litellm" in each],
         "aim": {"throughput": AIM_THROUGHPUT, "added_latency": AIM_ADDED},
+        "checked": checked,
         "machine": facts,
     }
 
 
-def _target(url: str, key: str, model: str) -> Target:
-    return Target(url, key, {"model": model, "messages": MESSAGES, "max_tokens": 16})
+async def _in_turn(targets: Mapping[str, Target], callers: int, seconds: float) -> dict[str, Measured]:
+    """All targets by turns: whatever else the machine does meanwhile, it does to each of them."""
+    found = {name: Measured(callers, Timed.none(), Counter()) for name in targets}
+    for _ in range(TURNS):
+        for name, target in targets.items():
+            before = target.cpu()
+            found[name].timed += await timed(target.asked, callers, seconds / TURNS)
+            found[name].cpu.update(Counter(target.cpu()) - Counter(before))
+    return found
+
+
+def _asked(url: str, key: str, model: str) -> Asked:
+    return Asked(url, key, {"model": model, "messages": MESSAGES, "max_tokens": 16})
 
 
 def _cpu(pids: dict[str, int]) -> Cpu:
     """Those processes, and the callers' own."""
     return lambda: cpu_seconds({**pids, "callers": os.getpid()})
-
-
-async def _at_each(target: Target, callers: tuple[int, ...], seconds: float, cpu: Cpu) -> list[Measured]:
-    found = []
-    for count in callers:
-        before = cpu()
-        result = await timed(target, count, seconds)
-        after = cpu()
-        found.append(Measured(count, result, {name: after[name] - before[name] for name in before}))
-    return found
 
 
 # --- the upstream ------------------------------------------------------------------------------------
@@ -118,8 +130,8 @@ async def _at_each(target: Target, callers: tuple[int, ...], seconds: float, cpu
 async def _upstream() -> AsyncIterator[tuple[str, int]]:
     """`assay simulate-upstream` as a process of its own, which ends with this one."""
     tether = [sys.executable, "-I", "-S", str(TETHER), signal.SIGKILL.name, str(os.getpid()), "--"]
-    command = [sys.executable, "-P", "-m", "runtime.cli", "simulate-upstream", "--json"]
-    process = await asyncio.create_subprocess_exec(*tether, *command, stdout=asyncio.subprocess.PIPE)
+    command = [*tether, *ASSAY, "simulate-upstream", "--json"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout
     try:
         told = json.loads(await process.stdout.readuntil(b"}"))
@@ -132,22 +144,25 @@ async def _upstream() -> AsyncIterator[tuple[str, int]]:
 # --- Assay -------------------------------------------------------------------------------------------
 
 
-async def _assay(
-    upstream: str, pid: int, callers: tuple[int, ...], seconds: float
-) -> tuple[list[Measured], dict[str, Any]]:
+@asynccontextmanager
+async def _installation(upstream: str) -> AsyncIterator[Installation]:
     servers = json.dumps({"upstream": {"url": f"{upstream}/v1"}})
     async with installation(0, ASSAY_MODELS__COMPATIBLE=servers) as running:
-        key = await _limited_key(running)
-        await _state_price(running)
+        yield running
 
-        def cpu() -> dict[str, float]:
-            found = running.cpu_seconds() | _cpu({"upstream": pid})()
-            names = ("api", "postgres", "valkey", "upstream", "callers")
-            return {name: found[name] for name in names}
 
-        target = _target(f"{running.url}/v1", key, f"upstream:{MODEL}")
-        found = await _at_each(target, callers, seconds, cpu)
-        return found, await _checked(running)
+async def _assay(running: Installation, upstream_pid: int) -> Target:
+    await _command(
+        running, "prices", "set", f"upstream:{MODEL}", "--tokens-in", "0.15", "--tokens-out", "0.60"
+    )
+    key = await _limited_key(running)
+    names = ("api", "postgres", "valkey", "upstream", "callers")
+
+    def cpu() -> dict[str, float]:
+        found = running.cpu_seconds() | _cpu({"upstream": upstream_pid})()
+        return {name: found[name] for name in names}
+
+    return Target(_asked(f"{running.url}/v1", key, f"upstream:{MODEL}"), cpu)
 
 
 async def _limited_key(running: Installation) -> str:
@@ -165,50 +180,40 @@ async def _limited_key(running: Installation) -> str:
     return secret
 
 
-async def _state_price(running: Installation) -> None:
-    command = ["prices", "set", f"upstream:{MODEL}", "--tokens-in", "0.15", "--tokens-out", "0.60"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "runtime.cli",
-        *command,
-        env=os.environ | {"ASSAY_FOLDER": str(running.folder)},
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    if await process.wait() != 0:
-        raise CallFailed("The price could not be stated.")
-
-
 async def _checked(running: Installation) -> dict[str, Any]:
     """That everything was on: each call is in the journal, no hold is open, and the books add up."""
     cursor = await running.postgres.execute(LEFT_SQL)
     counts: dict[str, Any] = dict(await cursor.fetchall())
+    return counts | {"ledger": json.loads(await _command(running, "ledger", "verify", "--json"))}
+
+
+async def _command(running: Installation, *arguments: str) -> bytes:
+    """What a command of this installation says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "runtime.cli", "ledger", "verify", "--json"),
+        *ASSAY,
+        *arguments,
         env=os.environ | {"ASSAY_FOLDER": str(running.folder)},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
-    return counts | {"ledger": json.loads(output)}
+    return output
 
 
 # --- the peer ----------------------------------------------------------------------------------------
 
 
 async def _litellm(
-    upstream: str, pid: int, callers: tuple[int, ...], seconds: float, environment: Path | None
-) -> tuple[list[Measured], str] | str:
-    """The proxy's figures and version, or the reason why there are none."""
-    with tempfile.TemporaryDirectory(prefix="assay-benchmark-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        try:
-            async with litellm_proxy(environment or folder / "litellm", folder, upstream, MODEL) as proxy:
-                cpu = _cpu({"litellm": proxy.pid, "upstream": pid})
-                target = _target(proxy.url, proxy.key, MODEL)
-                return await _at_each(target, callers, seconds, cpu), proxy.version
-        except NotInstallable as error:
-            return f"skipped: {error}"
+    stack: AsyncExitStack, upstream: str, upstream_pid: int, environment: Path | None
+) -> Target | str:
+    """The proxy, or the reason why there is none."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-benchmark-")))
+    try:
+        proxy = await stack.enter_async_context(
+            litellm_proxy(environment or folder / "litellm", folder, upstream, MODEL)
+        )
+    except NotInstallable as error:
+        return f"skipped: {error}"
+    return Target(_asked(proxy.url, proxy.key, MODEL), _cpu({"litellm": proxy.pid, "upstream": upstream_pid}))
 
 
 # --- figures -----------------------------------------------------------------------------------------
@@ -223,43 +228,46 @@ def _added(measured: Measured, bare: Measured) -> dict[str, float]:
     }
 
 
-def _beside(measured: list[Measured], bare: list[Measured]) -> list[dict[str, Any]]:
-    return [each.figures() | _added(each, alone) for each, alone in zip(measured, bare, strict=True)]
+def _beside_the_upstream(found: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+    bare = found["upstream"]
+    return {
+        name: each.figures() | ({} if each is bare else _added(each, bare)) for name, each in found.items()
+    }
 
 
-def _ratios(bare: list[Measured], assay: list[Measured], peer: list[Measured]) -> Iterator[dict[str, Any]]:
+def _ratios(found: Mapping[str, Measured]) -> dict[str, Any]:
     """Assay's throughput and added latency over the peer's."""
-    for alone, ours, theirs in zip(bare, assay, peer, strict=True):
-        added, others = _added(ours, alone), _added(theirs, alone)
-        yield {
-            "callers": ours.callers,
-            "throughput": round(ours.timed.calls_per_second / theirs.timed.calls_per_second, 2),
-            **{name: round(added[name] / others[name], 3) for name in added},
-        }
+    bare, ours, theirs = found["upstream"], found["assay"], found["litellm"]
+    added, others = _added(ours, bare), _added(theirs, bare)
+    return {
+        "callers": ours.callers,
+        "throughput": round(ours.timed.calls_per_second / theirs.timed.calls_per_second, 2),
+        **{name: round(added[name] / others[name], 3) for name in added},
+    }
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
     """The figures for people."""
     table = Table("callers", "who", "requests/s", "p50 ms", "p99 ms", "added p50", "added p99", box=None)
-    for who in ("upstream", "assay", "litellm"):
-        for each in figures[who] if isinstance(figures[who], list) else ():
-            names = ("requests_per_second", "p50_ms", "p99_ms", "added_p50_ms", "added_p99_ms")
-            table.add_row(str(each["callers"]), who, *(str(each.get(name, "–")) for name in names))
+    names = ("requests_per_second", "p50_ms", "p99_ms", "added_p50_ms", "added_p99_ms")
+    for each in figures["results"]:
+        for who, row in each.items():
+            table.add_row(str(row["callers"]), who, *(str(row.get(name, "–")) for name in names))
     console.print(table)
-    if isinstance(figures["litellm"], str):
-        console.print(f"LiteLLM {figures['litellm']}.")
     for each in figures["ratios"]:
         console.print(
             f"At {each['callers']} callers: {each['throughput']} times LiteLLM's throughput (aim "
             f"{AIM_THROUGHPUT:g}), {each['added_p50_ms']} of its added p50 (aim {AIM_ADDED:g})."
         )
-    console.print(f"Afterwards: {figures['checked']}.")
+    console.print(f"LiteLLM: {figures['litellm']}. Afterwards: {figures['checked']}.")
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each at each number of callers")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="for each of them at each number of callers"
+    )
     parser.add_argument(
         "--litellm", type=Path, metavar="FOLDER", help="keeps the peer's environment there for the next run"
     )

@@ -11,7 +11,8 @@ from domain.gateway import Permit, Quotas, RateLimit, RateLimits
 from domain.ledger import FactKind, LedgerFact
 from gateway.context import Context, QuotaChecked
 
-#: a place that nobody gives back is free again after so long; no call with all its retries lasts longer
+#: a place that nobody gives back, for its process was killed, is free again after so long; a call that
+#: lasts longer than that does not count any more
 LEASE_SECONDS = 900.0
 #: a tenant's limits are read again after so long
 LIMITS_SECONDS = 60.0

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 
 from api.app import create_app
 
+#: their errors have OpenAI's form
+OPENAI_PATHS = ("/v1/chat/completions", "/v1/models", "/v1/models/{name}")
 OPEN_PATHS = ("/health/live", "/health/ready", "/v1/schemas/exam")
 
 
@@ -55,11 +57,23 @@ def test_every_route_but_health_needs_a_key_and_says_so(path: str, operation: di
 
 @pytest.mark.parametrize(("path", "operation"), list(operations()))
 def test_every_error_is_a_problem_document_with_an_example(path: str, operation: dict[str, Any]) -> None:
+    if path in OPENAI_PATHS:
+        return
     for status, response in operation["responses"].items():
         if status.startswith(("4", "5")):
             content = response["content"]["application/problem+json"]
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
             assert content["example"]["status"] == int(status)
+
+
+@pytest.mark.parametrize("path", OPENAI_PATHS)
+def test_the_errors_of_openais_protocol_have_its_form(path: str) -> None:
+    for operation in document()["paths"][path].values():
+        errors = {status: each for status, each in operation["responses"].items() if status >= "4"}
+        assert errors
+        for response in errors.values():
+            error = response["content"]["application/json"]["example"]["error"]
+            assert error.keys() == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize(("path", "operation"), list(operations()))

@@ -121,6 +121,23 @@ async def test_changed_terms_are_the_next_requests(postgres: Postgres, fresh: st
     )
 
 
+async def test_of_those_who_revoke_the_last_admin_keys_at_once_one_is_told_that_none_is_left(
+    postgres: Postgres, fresh: str
+) -> None:
+    keys = PostgresKeys(postgres)
+
+    async def told(number: int) -> list[int]:
+        tenant_id, first = await a_tenant(postgres, f"{fresh}-{number}")
+        ids = [(await keys.authenticate(first)).key_id]
+        for _ in range(3):
+            made = await keys.create(tenant_id, str(uuid4()), KeyTerms("more", ("read", "admin")))
+            ids.append(made.key.id)
+        revoked = await asyncio.gather(*(keys.revoke(tenant_id, key_id) for key_id in ids))
+        return sorted(each.admins_left for each in revoked)
+
+    assert [await told(number) for number in range(10)] == [[0, 1, 2, 3]] * 10
+
+
 async def test_a_key_and_a_profile_are_refused_at_their_budgets(
     postgres: Postgres, session_database_url: str, fresh: str
 ) -> None:

@@ -38,6 +38,8 @@ CREATE TABLE conversations (
     CHECK (summary_seq <= last_seq)
 );
 
+CREATE INDEX conversations_by_tenant ON conversations (tenant_id, updated_at DESC);
+
 CREATE TABLE conversation_messages (
     tenant_id  text NOT NULL,
     session_id text NOT NULL,
