@@ -55,6 +55,8 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         redirect_slashes=False,
     )
     routers = (
+        # the first that matches is taken: here every microsecond is added to a model's
+        completions,
         exams,
         batches,
         estimates,
@@ -66,7 +68,6 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         progress,
         submissions,
         census,
-        completions,
         conversations,
         keys,
         tenants,

@@ -39,7 +39,7 @@ from api.chat_replies import (
     status_of,
 )
 from api.chat_requests import ChatRequest, profile_of, read_chat
-from api.dependencies import Services, ServicesOf, authenticate
+from api.dependencies import Services, authenticate, services_of
 from api.errors import CLIENT_CLOSED_REQUEST
 from api.exchange import Exchange, Relay, cancelled
 from api.idempotency import check_key
@@ -106,8 +106,9 @@ router = APIRouter(prefix="/v1", tags=["gateway"], route_class=OpenAIRoute)
     },
     openapi_extra={**_KEYED, "requestBody": REQUEST_BODY},
 )
-async def complete_chat(request: Request, services: ServicesOf) -> Response:
+async def complete_chat(request: Request) -> Response:
     """The completion, plain or as a stream."""
+    services = await services_of(request)
     caller = await authenticate(services, _secret(request.headers), "model")
     body = await read_body(request, services.limits.max_chat_bytes, "max_chat_bytes")
     call = await _identified(services, caller, read_chat(body), request)
@@ -305,8 +306,9 @@ def _said(error: Exception) -> tuple[int, dict[str, str], bytes]:
     },
     openapi_extra=_KEYED,
 )
-async def list_models(request: Request, services: ServicesOf) -> Response:
+async def list_models(request: Request) -> Response:
     """The models by name."""
+    services = await services_of(request)
     caller = await authenticate(services, _secret(request.headers), "model")
     listed = [model_document(name, _owner(name)) for name in _names(services, caller)]
     return _json(request, {"object": "list", "data": listed})
@@ -320,12 +322,13 @@ async def list_models(request: Request, services: ServicesOf) -> Response:
     response_class=Response,
     responses={
         200: {"description": "The model.", "content": {"application/json": {"example": MODEL_EXAMPLE}}},
-        **refusals(401, 403, 404, 503),
+        **refusals(401, 403, 404, 422, 503),
     },
     openapi_extra=_KEYED,
 )
-async def read_model(name: ModelName, request: Request, services: ServicesOf) -> Response:
+async def read_model(name: ModelName, request: Request) -> Response:
     """The model, if the key may ask for it."""
+    services = await services_of(request)
     caller = await authenticate(services, _secret(request.headers), "model")
     services.models.check(name)
     if name in services.models.graders or not _may_use(caller, name):

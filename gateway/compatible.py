@@ -218,8 +218,10 @@ def _open_session(url: str, timeout_seconds: float) -> "ClientSession":
 
 def _proxy(url: str) -> str | None:
     """The proxy that the environment names; read once, since a call would pay for reading it each time."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    with suppress(ValueError):  # what is no address is told with the first call
+        parts = urlsplit(url)
+        return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    return None
 
 
 @contextmanager

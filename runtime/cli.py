@@ -1,6 +1,7 @@
 """The `assay` command. Every import that costs time stands in the command that needs it."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -381,7 +382,10 @@ def api() -> None:
     settings = Settings()
     configure_logs(settings.log, process="api")
     _log_settings(settings)
-    # a sixth less CPU for a call of the gateway than with asyncio's own loop
+    # What was imported stays: going through it again took a tenth of a second in the middle of calls, and
+    # the collector a tenth of all CPU. With uvloop a call of the gateway takes a sixth less of it.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     uvloop.run(serve(settings))
 
 

@@ -52,9 +52,9 @@ def providers(settings: ModelSettings) -> Providers:
 def known_models(settings: ModelSettings) -> ModelNames:
     """What a batch or an outside caller may name."""
     large = providers(settings)
-    graders = ("local", "scripted") if settings.script else ("local",)
-    names = (*graders, *settings.routes)
-    return ModelNames(names, tuple(large.available), large.absent, frozenset(graders))
+    come_along = ("local", "scripted") if settings.script else ("local",)
+    names = (*come_along, *settings.routes)
+    return ModelNames(names, tuple(large.available), large.absent, graders=frozenset({"local"}))
 
 
 def models(settings: ModelSettings) -> ModelDirectory:

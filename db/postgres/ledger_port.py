@@ -91,7 +91,9 @@ class PostgresLedger:
             forced = Begin(call, command.token, dispatch=dispatch, forced=True)
             self.writer.offer(forced)
             return Hold(call, command.token)
-        outcome: Hold | Replayed | Underway = await self._submit(command)
+        outcome: Hold | Replayed | Underway = await self.writer.submit(
+            command, within_seconds=self._within_seconds
+        )
         if isinstance(outcome, Underway):
             self._remember(call)
         return outcome

@@ -303,11 +303,12 @@ class LedgerWriter:
     def _watch(self) -> None:
         """Bound what a stuck connection may take: one timer for all, a timer for each was a tenth of a hold."""
         now = time.monotonic()
-        for order in (*self._writing, *self._queue):
-            if order.heard_by <= now and not order.answer.done():
+        open_orders = [order for order in (*self._writing, *self._queue) if not order.answer.done()]
+        for order in open_orders:
+            if order.heard_by <= now:
                 self._give_up(order)
         loop = asyncio.get_running_loop()
-        self._watching = None if self.idle else loop.call_later(_WATCH_SECONDS, self._watch)
+        self._watching = loop.call_later(_WATCH_SECONDS, self._watch) if open_orders else None
 
     def _give_up(self, order: Order) -> None:
         self.figures.unavailable += 1

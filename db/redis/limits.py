@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import structlog
+
 from db.redis.buckets import ACQUIRE, RELEASE, SERVER_TIME, Buckets, Share, Verdict
 from db.redis.connection import GONE_OR_REFUSED, RedisLink
 from domain.errors import LimitExceeded, RateLimited
@@ -50,6 +52,7 @@ class RedisRateLimits:
         #: granted and not given back yet; a second release asks nobody
         self._open: OrderedDict[str, None] = OrderedDict()
         self._owed: OrderedDict[str, tuple[str, Permit, int | None]] = OrderedDict()
+        self._state = "limits_shared"
         self._background: set[asyncio.Future[Any]] = set()
 
     async def acquire(
@@ -94,11 +97,13 @@ class RedisRateLimits:
             except GONE_OR_REFUSED:
                 # it may have been done all the same
                 self._owe(tenant_id, Permit(permit.id, (*permit.limits, *own), tokens), 0)
+                self._note("limits_alone")
                 return self._take_alone(tenant_id, limits, tokens, lease)
             except RateLimited:
                 await self._give_back(tenant_id, permit, 0, undone=True)
                 raise
             permit = Permit(permit.id, (*permit.limits, *own), tokens, (*permit.states, *states))
+        self._note("limits_shared")
         if self._owed:
             self._spawn(self._pay())
         return permit
@@ -164,6 +169,11 @@ class RedisRateLimits:
         owed, self._owed = self._owed, OrderedDict()
         for tenant_id, permit, tokens_used in owed.values():
             await self._give_back(tenant_id, permit, tokens_used)
+
+    def _note(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            structlog.get_logger("assay.limits").warning(state)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
         task = asyncio.ensure_future(work)

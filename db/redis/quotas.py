@@ -44,16 +44,18 @@ _TENANTS_KEPT = 10_000
 #: others' keys are passed by, so many at most for one page
 _SCANNED_KEYS, _SCANS = 1_000, 10
 
-# ARGV: the version, the version that is known to be wrong, the time to live, the fields
+# A copy is one text, its version first: read by the hundred, a hash took six times as long.
+# ARGV: the copy, its version, the version that is known to be wrong, the time to live. MGET and SET take
+# what is no text for a missing one.
 _WRITE = """
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
-local stored = redis.call('HGET', KEYS[1], 'version')
-if stored and tonumber(stored) >= tonumber(ARGV[1]) and stored ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], unpack(ARGV, 4))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local stored = redis.call('MGET', KEYS[1])[1]
+local version = stored and string.match(stored, '^%d+')
+if version and tonumber(version) >= tonumber(ARGV[2]) and version ~= ARGV[3] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[4])
 return 1
 """
 _PREFIX = "quota:{"
+_UNLIMITED = "-"
 _KEY = re.compile(r"quota:\{(.*?)\}:(api_key|batch|profile|tenant_day):(.*)", re.DOTALL)
 
 Answer = TypeVar("Answer")
@@ -149,13 +151,17 @@ class RedisQuotas:
 
     async def copies(self, accounts: Sequence[Account]) -> list[QuotaCopy | None]:
         """The copies as they are, `None` for a missing one; raises `RedisUnavailable`."""
+        tenants: dict[str, list[Account]] = {}
+        for account in accounts:
+            tenants.setdefault(account.tenant_id, []).append(account)
         with self._link.use() as client:
             async with client.pipeline(transaction=False) as pipeline:
-                for account in accounts:
-                    pipeline.hgetall(copy_key(account))
-                # what is no copy is a missing one, and is written over
-                found = await pipeline.execute(raise_on_error=False)
-        return [_parsed(account, fields) for account, fields in zip(accounts, found, strict=True)]
+                for own in tenants.values():
+                    pipeline.mget([copy_key(each) for each in own])
+                found = await pipeline.execute()
+        listed = [account for own in tenants.values() for account in own]
+        texts = dict(zip(listed, (text for each in found for text in each), strict=True))
+        return [_read_copy(account, texts[account]) for account in accounts]
 
     async def page(self, cursor: int, count: int) -> tuple[int, list[Account]]:
         """About so many of the accounts that have a copy, and where to go on; 0 is the beginning and the end."""
@@ -304,8 +310,9 @@ class RedisQuotas:
         with self._link.use() as client:
             async with client.pipeline(transaction=False) as pipeline:
                 for balance in balances:
-                    arguments = [balance.version, wrong.get(balance.account, ""), COPY_SECONDS * 1000]
-                    pipeline.eval(_WRITE, 1, copy_key(balance.account), *arguments, *_fields(balance))
+                    known = wrong.get(balance.account, "")
+                    arguments = [_text(balance), balance.version, known, COPY_SECONDS * 1000]
+                    pipeline.eval(_WRITE, 1, copy_key(balance.account), *arguments)
                 return sum(await pipeline.execute())
 
     def _queue(self, balance: AccountBalance, since: float) -> None:
@@ -347,22 +354,19 @@ def _refusal(balance: AccountBalance) -> BudgetExhausted:
     )
 
 
-def _fields(balance: AccountBalance) -> list[str | int]:
-    limit = "" if balance.limit is None else int(balance.limit)
-    amounts = {"limit": limit, "held": int(balance.held), "spent": int(balance.spent)}
-    counts = {"requests": balance.requests, "tokens": balance.tokens}
-    return [part for field in (amounts | counts).items() for part in field]
+def _text(balance: AccountBalance) -> str:
+    copy = copy_of(balance)
+    limit = _UNLIMITED if copy.limit is None else copy.limit
+    return f"{copy.version} {limit} {copy.held} {copy.spent} {copy.requests} {copy.tokens}"
 
 
-def _parsed(account: Account, fields: Mapping[str, Any]) -> QuotaCopy | None:
+def _read_copy(account: Account, text: str | None) -> QuotaCopy | None:
     try:
-        limit = int(fields["limit"]) if fields["limit"] else None
-        return QuotaCopy(
-            account,
-            limit,
-            **{name: int(fields[name]) for name in ("held", "spent", "requests", "tokens", "version")},
-        )
-    except (KeyError, TypeError, ValueError):
+        version, limit, *amounts = (text or "").split(" ")
+        held, spent, requests, tokens = map(int, amounts)
+        known = None if limit == _UNLIMITED else int(limit)
+        return QuotaCopy(account, known, held, spent, requests, tokens, int(version))
+    except ValueError:
         return None  # missing, or not written by us
 
 

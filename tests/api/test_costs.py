@@ -23,7 +23,7 @@ class Spender:
     key_id: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def spender(api: httpx.AsyncClient, session_database_url: str) -> AsyncIterator[Spender]:
     """Three calls of 0.04 USD, and 0.10 USD held."""
     async with another_tenant(api) as admin:

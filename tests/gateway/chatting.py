@@ -17,7 +17,7 @@ WEATHER = {
 }
 
 
-def chat(model: str, *messages: dict, max_tokens: int = 50, **parameters) -> CompletionRequest:
+def chat(model: str, /, *messages: dict, max_tokens: int = 50, **parameters) -> CompletionRequest:
     return CompletionRequest(
         ClientStep("1f0e"), 1, model, max_tokens=max_tokens, chat=Chat(messages or ASKED, parameters)
     )

@@ -1,7 +1,7 @@
 """A door without servers: a ledger on paper, one price for every model, nothing known of tokens."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -9,7 +9,7 @@ from typing import Any
 
 from domain.completion import Chat, CompletionRequest, Fence, Payer
 from domain.errors import BudgetExhausted
-from domain.gateway import Affinity, Caller
+from domain.gateway import Affinity, Caller, LimitState, Permit, RateLimit
 from domain.identity import ClientStep
 from domain.ledger import (
     DoubtRule,
@@ -40,6 +40,7 @@ class PaperLedger:
     states: dict[str, str] = field(default_factory=dict)
     calls: dict[str, LedgerCall] = field(default_factory=dict)
     facts: list[LedgerFact] = field(default_factory=list)
+    refused: list[LedgerCall] = field(default_factory=list)
 
     async def begin(
         self, call: LedgerCall, *, dispatch: bool = False, fence: Fence | None = None
@@ -51,6 +52,7 @@ class PaperLedger:
         if any(self.states[token] == "dispatched" for token in mine):
             return Underway(datetime.now(UTC) + timedelta(seconds=call.reply_seconds))
         if self.limit is not None and self._held() + call.estimated > self.limit:
+            self.refused.append(call)
             missing, held = self._held() + int(call.estimated) - self.limit, self._held()
             raise BudgetExhausted("Full.", missing_nanodollars=missing, held_nanodollars=held)
         token = str(len(self.calls))
@@ -140,6 +142,27 @@ class PaperAffinities:
         return True
 
 
+@dataclass
+class PaperLimits:
+    """The port `RateLimits` in memory: it grants everything, and remembers."""
+
+    granted: list[Permit] = field(default_factory=list)
+    given_back: dict[str, int | None] = field(default_factory=dict)
+
+    async def acquire(
+        self, tenant_id: str, limits: Sequence[RateLimit], *, tokens: int, lease_seconds: float
+    ) -> Permit:
+        """A place."""
+        states = tuple(LimitState(limit, limit.capacity, 0.0) for limit in limits)
+        permit = Permit(str(len(self.granted)), tuple(limits), tokens, states)
+        self.granted.append(permit)
+        return permit
+
+    async def release(self, tenant_id: str, permit: Permit, *, tokens_used: int | None = None) -> None:
+        """The place is free; the first word counts."""
+        self.given_back.setdefault(permit.id, tokens_used)
+
+
 async def strict(_: Payer) -> tuple[Mode | None, ...]:
     """No mode is set."""
     return (None,)
@@ -166,5 +189,5 @@ def a_chat(
 
 def a_context(request: CompletionRequest | None = None, **sections: Any) -> Context:
     """A client's call, once it is known who pays."""
-    known = {"caller": CALLER, "arrived": monotonic(), "authenticated": Authenticated(PAYER)}
+    known: dict[str, Any] = {"caller": CALLER, "arrived": monotonic(), "authenticated": Authenticated(PAYER)}
     return Context(request or a_chat(), **(known | sections))

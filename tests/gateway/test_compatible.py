@@ -192,7 +192,7 @@ async def test_a_whole_reply_without_its_count_is_estimated(model, wire, pieces)
 
 async def test_an_error_in_place_of_a_reply_is_a_refusal(model, wire):
     error = {"error": {"message": "slow down", "code": 429, "type": "rate_limit"}}
-    wire.answers.extend([chunked(b"data: " + json.dumps(error).encode() + b"\n\n"), whole(error)])
+    wire.answers.extend([whole(error), chunked(b"data: " + json.dumps(error).encode() + b"\n\n")])
     for ask in (model.complete, lambda asked: model.stream(asked, Listener())):
         with pytest.raises(ModelUnavailable, match=r"status 429, rate_limit\)") as caught:
             await ask(ASK)

@@ -1,8 +1,7 @@
 """The steps of a call, each by itself, and the way that they make together."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,16 +10,19 @@ import structlog
 
 from domain.completion import AGENT_PATIENCE, IMPATIENT, CompletionReply, Patience, Payer, Usage
 from domain.errors import BudgetExhausted, Forbidden, ModelReplyInvalid, ModelUnavailable
-from domain.gateway import Permit
+from domain.gateway import LimitState, RateLimit
 from domain.ledger import FactKind
 from gateway.attempts import Attempt
-from gateway.context import Called, Context, Held, QuotaChecked, Routed
+from gateway.context import Called, Context, Held, Routed
 from gateway.listening import Listener
+from gateway.quotas import QuotaStep
 from gateway.settling import transformed
 from gateway.steps import authenticated
 from gateway.waiting import Later, NoRoom, UnderwayElsewhere, Waits, sleep_until
-from tests.gateway.lane import StreamingUpstream, Upstream, at_once, raising
-from tests.gateway.paper import CALLER, PaperAffinities, PaperLedger, a_chat, a_context, paper_door
+from tests.gateway.lane import Act, StreamingUpstream, Upstream, at_once, raising
+from tests.gateway.paper import CALLER, PAYER, PaperAffinities, PaperLedger, PaperLimits, a_chat, a_context, paper_door
+
+LIMITED = replace(CALLER, limits=(RateLimit("key/key", "calls", 1),))
 
 SECTIONS = (
     "authenticated",
@@ -166,49 +168,30 @@ async def test_a_failed_call_is_told_with_its_code() -> None:
     assert [each["outcome"] for each in lines if each["event"] == "call_ended"] == ["model_reply_invalid"]
 
 
-@asynccontextmanager
-async def _granted(ended: list[str]) -> AsyncIterator[QuotaChecked]:
-    try:
-        yield QuotaChecked(Permit("p"))
-    finally:
-        ended.append("ended")
-
-
-class Granting:
-    """Grants every call its place, and remembers which it got back."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.ended: list[str] = []
-
-    def checked(self, context: Context, tokens: int) -> object:
-        """The place."""
-        self.tokens.append(tokens)
-        return _granted(self.ended)
-
-
 @pytest.mark.parametrize("act", [at_once, raising(AWAY)])
-async def test_a_place_is_given_back_whatever_ends_the_call(act: object) -> None:
-    quotas = Granting()
-    door = paper_door(Upstream(act), quotas=quotas)  # type: ignore[arg-type]  # parametrized
+async def test_a_place_is_given_back_whatever_ends_the_call(act: Act) -> None:
+    limits, ledger = PaperLimits(), PaperLedger()
+    door = paper_door(Upstream(act), ledger, quotas=QuotaStep(limits, None, record=ledger.record))
     try:
-        await door.complete(a_chat(), caller=CALLER)
+        await door.complete(a_chat(), caller=LIMITED)
     except ModelUnavailable:
         assert act is not at_once
-    assert quotas.ended == ["ended"]
-    assert quotas.tokens[0] >= 100 + len("What is light?")
+    (granted,) = limits.granted
+    assert limits.given_back.keys() == {granted.id}
+    assert granted.tokens >= 100 + len("What is light?")
+    assert limits.given_back[granted.id] == (150 if act is at_once else 0)
 
 
 async def test_limits_are_heard_before_anything_is_sent() -> None:
-    heard: list[int] = []
-    upstream = Upstream()
-    door = paper_door(upstream, quotas=Granting())
+    heard: list[tuple[int, object]] = []
+    upstream, ledger = Upstream(), PaperLedger()
+    door = paper_door(upstream, ledger, quotas=QuotaStep(PaperLimits(), None, record=ledger.record))
 
-    def hear(states: object) -> None:
-        heard.append(upstream.calls.total())
+    def hear(states: Sequence[LimitState]) -> None:
+        heard.append((upstream.calls.total(), states[0].limit.unit))
 
-    await door.complete(a_chat(), caller=CALLER, on_limits=hear)
-    assert heard == [0]
+    await door.complete(a_chat(), caller=LIMITED, on_limits=hear)
+    assert heard == [(0, "calls")]
 
 
 async def test_a_call_that_waits_for_room_goes_when_another_one_is_settled() -> None:
@@ -220,11 +203,12 @@ async def test_a_call_that_waits_for_room_goes_when_another_one_is_settled() -> 
 
     upstream = Upstream(slow)
     door = paper_door(upstream, ledger)
-    calls = [asyncio.create_task(door.complete(a_chat(str(number)))) for number in range(3)]
-    while len(upstream.models) < 1:
-        await asyncio.sleep(0)
-    released.set()
-    await asyncio.gather(*calls)
+    calls = [asyncio.create_task(door.complete(a_chat(str(number), payer=PAYER))) for number in range(3)]
+    async with asyncio.timeout(5):
+        while not ledger.refused:
+            await asyncio.sleep(0)
+        released.set()
+        await asyncio.gather(*calls)
     assert sorted(ledger.states.values()) == ["committed"] * 3
     assert any(fact.kind is FactKind.WAITED for fact in ledger.facts)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from domain.completion import CompletionRequest
-from domain.errors import InvalidInput, ModelUnavailable
+from domain.completion import CompletionRequest, FinishReason, Usage
+from domain.errors import InvalidInput, ModelRefused, ModelUnavailable
 from domain.exam import Criterion, Question, QuestionType
 from domain.identity import LogicalStep
 from gateway.scripted import BAD_QUOTE, Rule, Script, ScriptedModel, first_sentence
+from tests.gateway.chatting import Listener, chat, choice
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,9 +47,53 @@ async def test_a_literal_reply_is_given_as_it_is():
     assert (await model.complete(request())).text == "just text"
 
 
+async def test_a_chat_is_answered_with_what_its_user_said_last():
+    model = ScriptedModel()
+    reply = await model.complete(chat("scripted"))
+    assert reply.text == "Is it warm in Rome now?"
+    assert reply.usage == Usage(tokens_in=8, tokens_out=6)
+    assert choice(reply)["message"]["content"] == reply.text
+    parts = {"role": "user", "content": [{"type": "text", "text": "In parts?"}, {"type": "image_url"}]}
+    assert (
+        await model.complete(chat("scripted", parts, {"role": "assistant", "content": "x"}))
+    ).text == "In parts?"
+
+
+async def test_a_chat_may_have_rules_by_its_key_and_a_literal_reply():
+    model = ScriptedModel(Script(rules=(Rule("q1", reply="zero"), Rule("client/*", reply="Quite  so.\n"))))
+    listener = Listener()
+    reply = await model.stream(chat("scripted"), listener)
+    assert reply.text == listener.text == "Quite  so.\n"
+    assert [len(chunk) for chunk in listener.chunks] == [1, 1, 1]
+
+
+async def test_a_chats_reply_is_cut_at_its_limit():
+    listener = Listener()
+    reply = await ScriptedModel().stream(chat("scripted", max_tokens=3), listener)
+    assert (reply.text, reply.finish_reason) == ("Is it warm", FinishReason.LENGTH)
+    assert (listener.text, listener.finished, reply.usage.tokens_out) == (reply.text, ["length"], 3)
+
+
+async def test_a_reply_is_written_as_slowly_as_the_script_says():
+    begun = time.perf_counter()
+    await ScriptedModel(Script(word_seconds=0.01)).stream(chat("scripted"), Listener())
+    assert time.perf_counter() - begun >= 0.06
+
+
+async def test_a_stream_in_doubt_breaks_off_in_the_middle():
+    listener = Listener()
+    model = ScriptedModel(Script(rules=(Rule(fail="in_doubt"),)))
+    with pytest.raises(ModelUnavailable) as caught:
+        await model.stream(chat("scripted"), listener)
+    assert (caught.value.in_doubt, listener.text) == (True, "Is it warm ")
+    assert not model.returned
+
+
 async def test_failures_are_made_to_order():
     with pytest.raises(ModelUnavailable):
         await entry(Script(rules=(Rule(fail="model_unavailable"),)))
+    with pytest.raises(ModelRefused):
+        await entry(Script(rules=(Rule(fail="model_refused"),)))
     with pytest.raises(ValueError, match="Expecting"):
         await entry(Script(rules=(Rule(fail="invalid_json"),)))
     assert (await entry(Script(rules=(Rule(fail="bad_quote"),))))["quote"] == BAD_QUOTE

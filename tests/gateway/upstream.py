@@ -45,8 +45,8 @@ class Answer:
     usage: bool = True
     #: arguments of a call of the tool `weather`, in place of the text
     tool: str = ""
-    #: a streamed reply ends in the middle: with the connection, or as if it were whole
-    cut: Literal["", "connection", "end"] = ""
+    #: a streamed reply ends in the middle: with the connection, as if it were whole, or with an `error`
+    cut: Literal["", "connection", "end", "error"] = ""
 
 
 @dataclass
@@ -110,7 +110,8 @@ def _openai_events(answer: Answer) -> Iterator[str]:
             {"content": None, "tool_calls": [{"index": 0, **_tool_call(answer.tool[:half])}]},
             {"tool_calls": [rest]},
         ]
-    for delta in ({"role": "assistant", "content": ""}, *deltas):
+    first = {"role": "assistant", "content": None if answer.tool else ""}
+    for delta in (first, *deltas):
         yield _openai_event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
     yield _openai_event({"choices": [{"index": 0, "delta": {}, "finish_reason": _openai_finish(answer)}]})
     if answer.usage:
@@ -181,7 +182,9 @@ def _events(events: Iterable[str], answer: Answer) -> Response:
     async def pieces() -> AsyncIterator[str]:
         for number, event in enumerate(events):
             if answer.cut and number == 3:
-                if answer.cut == "end":
+                if answer.cut == "error":
+                    yield _anthropic_event({"type": "error", "error": answer.error})
+                if answer.cut != "connection":
                     return
                 raise ConnectionAbortedError("the script breaks off here")
             yield event

@@ -1,4 +1,4 @@
-"""A server that answers with exactly the bytes it is told, in the pieces it is told: for what no framework sends."""
+"""A server that answers with exactly the bytes that it is told, piece by piece: what no framework sends."""
 
 import asyncio
 import json

@@ -86,7 +86,7 @@ class History:
         self._on = installation
         self.payer = a_payer()
         self.key = Account(self.payer.tenant_id, Scope.API_KEY, self.payer.api_key_id)
-        self._snapshot: dict[str, dict[str, str]] = {}
+        self._snapshot: dict[str, str] = {}
         self.requests = self.spent = self.held = 0
 
     async def play(self, step: tuple[object, ...]) -> None:
@@ -101,8 +101,8 @@ class History:
             case ("snapshot",):
                 await self._each_copy(self._keep)
             case ("restore",):
-                for key, fields in self._snapshot.items():
-                    await self._on.link.client.hset(key, mapping=fields)
+                for key, text in self._snapshot.items():
+                    await self._on.link.client.set(key, text)
 
     async def _call(self, estimated: int, end: str, actual: int) -> None:
         ledger = self._on.ledger
@@ -122,8 +122,8 @@ class History:
         self.held += estimated if end in ("doubt", "keep") else 0
 
     async def _keep(self, key: str) -> None:
-        if fields := await self._on.link.client.hgetall(key):
-            self._snapshot[key] = fields
+        if text := await self._on.link.client.get(key):
+            self._snapshot[key] = str(text)
 
     async def _each_copy(self, act: Callable[[str], object]) -> None:
         for balance in await self._on.books.balances(self.payer.tenant_id):
