@@ -80,7 +80,7 @@ class Assessment:
 
     @property
     def advisory(self) -> bool:
-        """Whether any mark rests on the embedded model."""
+        """Whether any mark is only a model's proposal."""
         return any(question.advisory for question in self.questions)
 
 

@@ -156,7 +156,7 @@ class CompatibleModel:
         choices = document.get("choices")
         if not are_choices(choices):
             raise _broken_off(request.model, "answered without a choice")
-        return _reply(request, sent, choices, document.get("usage"))
+        return self._reply(request, sent, choices, document.get("usage"))
 
     async def _streamed_reply(
         self, request: CompletionRequest, sent: bytes, response: "ClientResponse", on_chunk: OnChunk
@@ -171,7 +171,23 @@ class CompatibleModel:
                 raise
         if not (choices := heard.gathering.choices()):
             raise _broken_off(request.model, "ended its reply before it began")
-        return _reply(request, sent, choices, heard.usage)
+        return self._reply(request, sent, choices, heard.usage)
+
+    def _reply(
+        self, request: CompletionRequest, sent: bytes, choices: Sequence[Mapping[str, Any]], stated: object
+    ) -> CompletionReply:
+        wrote = any(each["message"].get(name) for each in choices for name in ("content", "tool_calls"))
+        counted = stated_usage(stated, wrote=wrote)
+        written = to_json(choices) if request.chat is not None or counted is None else ""
+        return CompletionReply(
+            text=text_of(choices),
+            usage=counted or estimated_usage(sent, written, most_out=request.max_tokens * len(choices)),
+            model=request.model,
+            advisory=self._provider.advisory,
+            finish_reason=reason_of(choices),
+            usage_estimated=counted is None,
+            choices=written if request.chat is not None else "",
+        )
 
     async def _hear(self, heard: "_Heard", response: "ClientResponse", on_chunk: OnChunk) -> None:
         reader = EventReader(MAX_STREAM_BYTES)
@@ -311,20 +327,3 @@ def _named(schema: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in schema.items() if name not in ("title", "description")}
     described = {"description": schema["description"]} if "description" in schema else {}
     return {"name": schema.get("title", "reply"), **described, "strict": True, "schema": rest}
-
-
-def _reply(
-    request: CompletionRequest, sent: bytes, choices: Sequence[Mapping[str, Any]], stated: object
-) -> CompletionReply:
-    text, written = text_of(choices), to_json(choices)
-    wrote = any(each["message"].get(name) for each in choices for name in ("content", "tool_calls"))
-    counted = stated_usage(stated, wrote=wrote)
-    most_out = request.max_tokens * len(choices)
-    return CompletionReply(
-        text=text,
-        usage=counted or estimated_usage(sent, written, most_out=most_out),
-        model=request.model,
-        finish_reason=reason_of(choices),
-        usage_estimated=counted is None,
-        choices=written if request.chat is not None else "",
-    )

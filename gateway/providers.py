@@ -64,14 +64,22 @@ class Provider:
     structured_output: bool = True
     #: the server's word for the limit of a reply's tokens
     limit_name: str = "max_tokens"
+    #: whether its marks are proposals for a human, and no marks
+    advisory: bool = False
 
     @classmethod
     def compatible(
-        cls, name: str, url: str, api_key: str | None = None, *, structured_output: bool = True
+        cls,
+        name: str,
+        url: str,
+        api_key: str | None = None,
+        *,
+        structured_output: bool = True,
+        advisory: bool = False,
     ) -> Self:
         """A server that speaks OpenAI's protocol."""
         setting = f"ASSAY_MODELS__COMPATIBLE (api_key of {name!r})"
-        return cls(name, setting, url, api_key, structured_output)
+        return cls(name, setting, url, api_key, structured_output, advisory=advisory)
 
     def model_name(self, model: str) -> str:
         """The model's name at the provider."""

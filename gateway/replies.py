@@ -14,6 +14,7 @@ _FILTERED = {"content_filter", "refusal", "safety", "blocklist", "prohibited_con
 #: what each chunk may repeat, and what is no text that goes on
 _STATED_ONCE = {"finish_reason", "id", "name", "role", "type"}
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: `NaN` and `Infinity` are no JSON, and some servers write them
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -55,7 +56,7 @@ def _bytes(text: str | bytes) -> int:
 
 def to_json(value: object) -> str:
     """Compact JSON; half a surrogate pair, which UTF-8 cannot carry, stays an escape."""
-    return _to_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).decode()
+    return _to_bytes(_ENCODER.encode(value)).decode()
 
 
 def _to_bytes(text: str) -> bytes:

@@ -43,6 +43,7 @@ def providers(settings: ModelSettings) -> Providers:
                 server.url,
                 server.api_key.get_secret_value() if server.api_key else None,
                 structured_output=server.structured_output,
+                advisory=server.advisory,
             )
             for name, server in settings.compatible.items()
         ],

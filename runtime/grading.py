@@ -169,7 +169,7 @@ def show_report(report: Mapping[str, Any], console: Console, *, rows: int | None
     _show_distribution(report, console)
     if report["advisory"]:
         console.print(
-            "[yellow]Advisory: open questions were graded by the embedded model; a human decides.[/yellow]"
+            "[yellow]Advisory: the marks of open questions are a model's proposals; a human decides.[/yellow]"
         )
     _show_questions(report, console)
     _show_hardest(report, console)

@@ -104,6 +104,7 @@ class CompatibleServer(UpstreamSettings):
     url: str = Field(pattern="^https?://", description="up to and with `/v1`")
     api_key: SecretStr | None = None
     structured_output: bool = Field(True, description="false for a server that refuses a JSON Schema")
+    advisory: bool = Field(False, description="true for models whose marks are only proposals for a human")
 
 
 _ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")]

@@ -20,7 +20,7 @@ _EXCERPT = 60
 _LABEL = 24
 
 CLAIM = "Agreement with these marks on these answers; not a claim about others."
-ADVISORY = "Advisory: these are the marks of the embedded model; a human decides."
+ADVISORY = "Advisory: this model's marks are proposals; a human decides."
 
 
 @dataclass(frozen=True)

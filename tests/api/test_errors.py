@@ -38,7 +38,7 @@ def all_conditions(root: type[AssayError] = AssayError) -> Iterator[type[AssayEr
 def test_every_condition_is_answered_with_a_problem_document(condition: type[AssayError]) -> None:
     answer = answer_error({"type": "http"}, condition("What happened.", field="f"))
 
-    assert answer.status_code in {401, 402, 403, 404, 409, 413, 422, 500, 503}
+    assert answer.status_code in {401, 402, 403, 404, 409, 413, 422, 429, 500, 503}
     assert answer.media_type == MEDIA_TYPE
     document = problem_of(condition("What happened.", field="f"), TRACE)
     assert document["status"] == answer.status_code

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -92,6 +93,35 @@ async def test_connections_are_used_again_and_closed(model, wire):
     async with asyncio.timeout(5):
         while wire.open:
             await asyncio.sleep(0.01)
+
+
+async def test_a_call_that_finds_no_free_connection_never_left(wire, monkeypatch):
+    monkeypatch.setattr("gateway.compatible.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("gateway.compatible.CONNECT_SECONDS", 0.1)
+    model = CompatibleModel(Provider.compatible("campus", f"{wire.url}/v1"))
+    wire.answers.append(chunked(FINISHED[0], end=False))
+    first = asyncio.create_task(model.stream(ASK, Listener()))
+    while not wire.requests:
+        await asyncio.sleep(0.01)
+    with pytest.raises(ModelUnavailable) as caught:
+        await model.complete(ASK)
+    assert not caught.value.in_doubt
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await model.close()
+    assert len(wire.requests) == 1
+
+
+async def test_no_log_has_a_key_or_what_was_said(model, wire, caplog):
+    caplog.set_level(logging.DEBUG)
+    wire.answers.extend([whole(GOOD), [None], whole({"error": {"message": KEY}}, status="401 x")])
+    await model.complete(ASK)
+    for _ in range(2):
+        with pytest.raises((ModelUnavailable, ModelRefused)) as caught:
+            await model.complete(ASK)
+        assert KEY not in repr(caught.value)
+    assert KEY not in caplog.text
+    assert "Rome" not in caplog.text
 
 
 async def test_nobody_is_led_elsewhere_with_the_key(model, wire):

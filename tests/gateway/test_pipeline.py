@@ -20,7 +20,16 @@ from gateway.settling import transformed
 from gateway.steps import authenticated
 from gateway.waiting import Later, NoRoom, UnderwayElsewhere, Waits, sleep_until
 from tests.gateway.lane import Act, StreamingUpstream, Upstream, at_once, raising
-from tests.gateway.paper import CALLER, PAYER, PaperAffinities, PaperLedger, PaperLimits, a_chat, a_context, paper_door
+from tests.gateway.paper import (
+    CALLER,
+    PAYER,
+    PaperAffinities,
+    PaperLedger,
+    PaperLimits,
+    a_chat,
+    a_context,
+    paper_door,
+)
 
 LIMITED = replace(CALLER, limits=(RateLimit("key/key", "calls", 1),))
 
