@@ -50,6 +50,8 @@ class Batch:
     created_at: datetime
     updated_at: datetime
     failure_code: str | None = None
+    #: how often it has been resumed after a pause
+    resumptions: int = 0
 
 
 @dataclass(frozen=True)

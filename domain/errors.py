@@ -15,6 +15,7 @@ AssayError
 │   ├── FileExists
 │   ├── IdempotencyMismatch
 │   ├── IllegalTransition
+│   ├── NothingToRerun        no file of the batch is one that the re-run is for
 │   ├── DigestMismatch
 │   ├── LedgerConflict
 │   ├── HoldExpired
@@ -165,6 +166,12 @@ class IllegalTransition(Conflict):
     """A move that the state machine's table does not have."""
 
     code = "illegal_transition"
+
+
+class NothingToRerun(Conflict):
+    """No file of the batch is one that the re-run is for."""
+
+    code = "nothing_to_rerun"
 
 
 class DigestMismatch(Conflict):

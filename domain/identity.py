@@ -8,9 +8,9 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_.-]+")
 _GENERATION = re.compile(r"g[1-9][0-9]*")
 
 
-def batch_workflow_id(batch_id: str) -> str:
-    """The id of the workflow that runs a batch."""
-    return f"batch/{batch_id}"
+def batch_workflow_id(batch_id: str, generation: int) -> str:
+    """The id of the workflow that runs one generation of a batch."""
+    return f"batch/{batch_id}" if generation == 1 else f"batch/{batch_id}/g{generation}"
 
 
 def window_workflow_id(batch_id: str, generation: int, index: int) -> str:
@@ -18,9 +18,9 @@ def window_workflow_id(batch_id: str, generation: int, index: int) -> str:
     return f"batch/{batch_id}/g{generation}/window/{index}"
 
 
-def file_workflow_id(batch_id: str, file_id: str) -> str:
-    """The id of the workflow that assesses one file."""
-    return f"batch/{batch_id}/file/{file_id}"
+def file_workflow_id(batch_id: str, file_id: str, generation: int) -> str:
+    """The id of the workflow that assesses one file in one generation."""
+    return f"{batch_workflow_id(batch_id, generation)}/file/{file_id}"
 
 
 def object_key(tenant_id: str, batch_id: str, file_id: str, sha256: str) -> str:

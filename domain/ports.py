@@ -13,6 +13,7 @@ from domain.exam import Exam, Question
 from domain.gateway import Caller
 from domain.prices import ModelPrices
 from domain.states import BatchState, FileState
+from domain.threads import ForkPlace, SavedCheckpoint, SavedState
 
 
 class Clock(Protocol):
@@ -346,11 +347,11 @@ class Orchestrator(Protocol):
         """Start the batch's workflow, once however often it is asked; raises `TemporalUnavailable`."""
         ...
 
-    async def cancel_batch(self, batch_id: str) -> None:
+    async def cancel_batch(self, batch: Batch) -> None:
         """Ask the batch's workflow to cancel; raises `TemporalUnavailable`."""
         ...
 
-    async def resume_batch(self, batch_id: str, resumptions: int) -> None:
+    async def resume_batch(self, batch: Batch, resumptions: int) -> None:
         """Tell the batch's workflow that it was resumed; raises `NotFound` or `TemporalUnavailable`."""
         ...
 
@@ -471,6 +472,43 @@ class Pauses(Protocol):
         ...
 
 
+class Reruns(Protocol):
+    """The only way out of a final state: a new generation of the batch with some of its files (B5.1)."""
+
+    async def retry_failed(self, tenant_id: str, batch_id: str) -> Batch:
+        """All failed and cancelled files again; the batch, scattering in its new generation.
+
+        Raises `NotFound`, `IllegalTransition` for a batch that is not final, `NothingToRerun`.
+        """
+        ...
+
+    async def fork(
+        self, tenant_id: str, batch_id: str, place: ForkPlace, submission_ids: Sequence[str] | None = None
+    ) -> Batch:
+        """These files, all failed ones by default, each from its checkpoint at that place on.
+
+        Raises as `retry_failed`, and `NotFound` where such a checkpoint is not there (any more).
+        """
+        ...
+
+
+class ThreadHistory(Protocol):
+    """What agents' threads were, checkpoint by checkpoint (G2.6)."""
+
+    async def checkpoints(self, file_id: str) -> list[SavedCheckpoint]:
+        """Those of all threads of the file, newest first."""
+        ...
+
+    async def read(
+        self, file_id: str, checkpoint_id: str, thread_id: str | None = None
+    ) -> tuple[SavedCheckpoint, SavedState]:
+        """One of them with its state as saved; raises `NotFound` for a pruned or unknown one.
+
+        A fork has copies of what it began with: the newest thread's is meant unless one is named.
+        """
+        ...
+
+
 class Resumptions(Protocol):
     """The way out of a pause; each is one transaction."""
 
@@ -512,6 +550,10 @@ class Barrier(Protocol):
 
     async def rebuild(self, batch_id: str, file_ids: Sequence[str]) -> int:
         """Put in what Postgres knows; answers the count."""
+        ...
+
+    async def withdraw(self, batch_id: str, file_ids: Sequence[str]) -> None:
+        """Take out files that are assessed anew; raises `RedisUnavailable`."""
         ...
 
 
@@ -570,8 +612,13 @@ class BatchRuns(Protocol):
         """gathered → completed, partial or failed, with `ReportReady`."""
         ...
 
-    async def end_early(self, batch_id: str, target: BatchState, code: str | None) -> Counts:
-        """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`; idempotent."""
+    async def end_early(
+        self, batch_id: str, target: BatchState, code: str | None, *, generation: int = 1
+    ) -> Counts:
+        """That generation of the batch ends `cancelled` or `failed`, its unfinished files `cancelled`.
+
+        Idempotent; a generation that is over ends nothing.
+        """
         ...
 
     async def finished_files(self, batch_id: str) -> list[str]:

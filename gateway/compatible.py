@@ -4,6 +4,7 @@ Nothing is tried twice: that is the caller's decision, who pays for it.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
@@ -217,7 +218,7 @@ class CompatibleModel:
     def _stated_error(self, model: str, document: Mapping[str, Any]) -> AssayError:
         """An error where a reply should be; some servers give its status as the code."""
         code = str(error_of(document).get("code"))
-        status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
+        status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 500
         return refusal(model, self._provider, status, None, document)
 
 
@@ -253,7 +254,7 @@ def _told(model: str) -> Iterator[None]:
         raise ModelRefused(f"{model}: the address of its server is none.") from None
     except TimeoutError:
         raise ModelUnavailable(f"{model} did not answer in time.", in_doubt=True) from None
-    except (aiohttp.ClientError, OSError):
+    except (aiohttp.ClientError, OSError, RecursionError):  # the last one for what is nested without end
         raise _broken_off(model, "broke off its answer") from None
 
 

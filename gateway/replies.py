@@ -123,7 +123,8 @@ def _delta(message: Mapping[str, Any]) -> dict[str, Any]:
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return dict(message)
-    return {**message, "tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
+    numbered = [{"index": index, **call} for index, call in enumerate(calls) if isinstance(call, Mapping)]
+    return {**message, "tool_calls": numbered}
 
 
 class Gathering:
@@ -139,7 +140,7 @@ class Gathering:
             choice = self._choices.setdefault(index, {"message": {}})
             delta = each.get("delta")
             _merge(choice["message"], delta if isinstance(delta, Mapping) else {})
-            _merge(choice, _without(each, "index", "delta"))
+            _merge(choice, _without(each, "index", "delta", "message"))
 
     @property
     def began(self) -> bool:
@@ -179,7 +180,7 @@ def _merge(target: dict[Any, Any], delta: Mapping[Any, Any]) -> None:
             had.append(value)
         elif isinstance(had, _Items) and isinstance(value, list):
             _extend(had, value)
-        elif isinstance(had, dict) and isinstance(value, Mapping):
+        elif isinstance(had, dict) and not isinstance(had, _Items) and isinstance(value, Mapping):
             _merge(had, value)
         elif name not in _STATED_ONCE and value is not None:
             target[name] = value

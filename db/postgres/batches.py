@@ -25,9 +25,10 @@ from domain.estimates import FileSize
 from domain.ports import EventPosition, StoredUpload, Upload, Window
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 
-_BATCH_COLUMNS = """
+BATCH_COLUMNS = """
 id, tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status, generation,
-total_files, expected_workers, max_concurrent, limit_nanodollars, trace_id, failure_code, created_at, updated_at
+total_files, expected_workers, max_concurrent, limit_nanodollars, trace_id, failure_code, created_at, updated_at,
+resumptions
 """
 _FILE_COLUMNS = """
 f.id, f.batch_id, f.tenant_id, f.name, f.ordinal, f.size_bytes, f.sha256, f.object_key, f.state, f.generation,
@@ -47,11 +48,11 @@ NEWEST_RUBRIC_SQL = """
 SELECT max(r.version) AS version FROM exams e JOIN rubrics r ON r.exam_id = e.id
 WHERE e.id = %s AND e.tenant_id = %s HAVING max(r.version) IS NOT NULL
 """
-READ_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s"
+READ_BATCH_SQL = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id = %s AND tenant_id = %s"
 # NO KEY: the events that files write meanwhile refer to the batch, and must not wait for this lock
-LOCK_BATCH_SQL = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE id = %s FOR NO KEY UPDATE"
+LOCK_BATCH_SQL = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id = %s FOR NO KEY UPDATE"
 LIST_BATCHES_SQL = f"""
-SELECT {_BATCH_COLUMNS} FROM batches
+SELECT {BATCH_COLUMNS} FROM batches
 WHERE tenant_id = %(tenant_id)s AND (%(state)s::text IS NULL OR status = %(state)s)
 ORDER BY created_at DESC, id LIMIT %(limit)s OFFSET %(offset)s
 """
@@ -155,7 +156,7 @@ SELECT %(batch_id)s, id, 'StatusChanged',
 SET_PROCESSED_SQL = "UPDATE batches SET processed_files = %s WHERE id = %s"
 END_EARLY_SQL = "UPDATE batches SET processed_files = %s, failure_code = %s WHERE id = %s"
 UNFINISHED_SQL = f"""
-SELECT {_BATCH_COLUMNS} FROM batches
+SELECT {BATCH_COLUMNS} FROM batches
 WHERE status = ANY(%s) AND updated_at < now() - make_interval(secs => %s) ORDER BY updated_at LIMIT 1000
 """
 FINISHED_FILES_SQL = "SELECT id FROM files WHERE batch_id = %s AND state = ANY(%s)"
@@ -224,7 +225,7 @@ class PostgresBatches:
     async def read(self, tenant_id: str, batch_id: str) -> Batch:
         """The tenant's batch; raises `NotFound`."""
         row = await self._postgres.row(READ_BATCH_SQL, [batch_id, tenant_id])
-        return _batch(_found(row, batch_id))
+        return batch_of(_found(row, batch_id))
 
     async def list_of_tenant(
         self, tenant_id: str, page: int, page_size: int, state: BatchState | None
@@ -238,7 +239,7 @@ class PostgresBatches:
         }
         rows = await self._postgres.rows(LIST_BATCHES_SQL, parameters)
         counted = await self._postgres.row(COUNT_BATCHES_SQL, parameters)
-        return [_batch(row) for row in rows], counted["total"] if counted else 0
+        return [batch_of(row) for row in rows], counted["total"] if counted else 0
 
     async def check_accepts(self, tenant_id: str, batch_id: str, name: str) -> Batch:
         """The batch, if it takes files still; raises `BatchFrozen`, `LimitExceeded` or `NotFound`."""
@@ -260,9 +261,7 @@ class PostgresBatches:
         """Write the file's row; same name and content is a no-op, other content `FileExists`."""
         async with self._postgres.transaction() as connection:
             # one upload's row at a time: nothing slips in behind `complete` or over the limit
-            batch = await lock_batch(connection, batch_id)
-            if batch.tenant_id != tenant_id:
-                raise no_batch(batch_id)
+            batch = await lock_batch_of(connection, tenant_id, batch_id)
             _refuse_frozen(batch)
             inserted = await connection.execute(
                 ADD_FILE_SQL,
@@ -289,9 +288,7 @@ class PostgresBatches:
     async def complete(self, tenant_id: str, batch_id: str) -> Batch:
         """Freeze the files and number them; a batch already frozen is answered as it is."""
         async with self._postgres.transaction() as connection:
-            batch = await lock_batch(connection, batch_id)
-            if batch.tenant_id != tenant_id:
-                raise no_batch(batch_id)
+            batch = await lock_batch_of(connection, tenant_id, batch_id)
             if batch.state is BatchState.PENDING:
                 await self._freeze(connection, batch)
                 batch = await lock_batch(connection, batch_id)
@@ -319,9 +316,7 @@ class PostgresBatches:
     async def cancel_before_start(self, tenant_id: str, batch_id: str) -> Batch | None:
         """Cancel a batch that no workflow runs yet; `None` if one does."""
         async with self._postgres.transaction() as connection:
-            batch = await lock_batch(connection, batch_id)
-            if batch.tenant_id != tenant_id:
-                raise no_batch(batch_id)
+            batch = await lock_batch_of(connection, tenant_id, batch_id)
             if batch.state is not BatchState.PENDING:
                 return None
             await _cancel_files(connection, batch_id)
@@ -462,11 +457,14 @@ class PostgresBatchRuns:
             await move_batch(connection, batch, outcome)
             return outcome
 
-    async def end_early(self, batch_id: str, target: BatchState, code: str | None) -> Counts:
-        """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`."""
+    async def end_early(
+        self, batch_id: str, target: BatchState, code: str | None, *, generation: int = 1
+    ) -> Counts:
+        """That generation of the batch ends `cancelled` or `failed`, its unfinished files `cancelled`."""
         async with self._postgres.transaction() as connection:
             batch = await lock_batch(connection, batch_id)
-            if batch.state not in BATCH_MACHINE.final:
+            # a straggler of an earlier generation ends nothing of this one
+            if batch.state not in BATCH_MACHINE.final and batch.generation == generation:
                 await _cancel_files(connection, batch_id)
                 counts = await _counts(connection, batch_id)
                 await connection.execute(END_EARLY_SQL, [counts.finished, code, batch_id])
@@ -476,7 +474,7 @@ class PostgresBatchRuns:
     async def unfinished(self, quiet_seconds: float) -> list[Batch]:
         """Batches that are complete and not final, and have not changed their state for so long."""
         waiting = [state for state in BatchState if state not in (*BATCH_MACHINE.final, BatchState.PENDING)]
-        return [_batch(row) for row in await self._postgres.rows(UNFINISHED_SQL, [waiting, quiet_seconds])]
+        return [batch_of(row) for row in await self._postgres.rows(UNFINISHED_SQL, [waiting, quiet_seconds])]
 
     async def finished_files(self, batch_id: str) -> list[str]:
         """The ids of files in a final state."""
@@ -497,7 +495,15 @@ def outcome_of(counts: Counts) -> BatchState:
 async def lock_batch(connection: Connection, batch_id: str) -> Batch:
     """The batch, locked until the transaction ends; raises `NotFound`."""
     cursor = await connection.execute(LOCK_BATCH_SQL, [batch_id])
-    return _batch(_found(await cursor.fetchone(), batch_id))
+    return batch_of(_found(await cursor.fetchone(), batch_id))
+
+
+async def lock_batch_of(connection: Connection, tenant_id: str, batch_id: str) -> Batch:
+    """The tenant's batch, locked until the transaction ends; raises `NotFound`."""
+    batch = await lock_batch(connection, batch_id)
+    if batch.tenant_id != tenant_id:
+        raise no_batch(batch_id)
+    return batch
 
 
 async def _advance(connection: Connection, batch_id: str, target: BatchState) -> bool:
@@ -558,7 +564,8 @@ def no_batch(batch_id: str) -> NotFound:
 # --- mappers ---------------------------------------------------------------------------------------
 
 
-def _batch(row: DictRow) -> Batch:
+def batch_of(row: DictRow) -> Batch:
+    """The batch that a row of `BATCH_COLUMNS` describes."""
     return Batch(
         id=str(row["id"]),
         tenant_id=row["tenant_id"],
@@ -582,6 +589,7 @@ def _batch(row: DictRow) -> Batch:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         failure_code=row["failure_code"],
+        resumptions=row["resumptions"],
     )
 
 

@@ -43,6 +43,31 @@ SELECT %(thread_id)s, %(workflow_id)s, id, %(generation)s FROM before
 ON CONFLICT (thread_id) DO UPDATE SET epoch = known.epoch + 1, updated_at = now()
 RETURNING epoch
 """
+# A fork's thread begins with what the other one had saved up to the chosen checkpoint. What a step had written
+# without finishing is left out after that one: the step runs again. Only values that are referred to are copied.
+FORK_SQL = """
+WITH fork AS (
+    SELECT forked_thread_id AS source, forked_checkpoint_id AS last FROM files
+    WHERE id = %(file_id)s AND forked_thread_id IS NOT NULL
+      AND NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = %(thread_id)s)
+), copied AS (
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT %(thread_id)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    FROM checkpoints c JOIN fork ON c.thread_id = fork.source AND c.checkpoint_id <= fork.last
+    RETURNING checkpoint_ns, checkpoint -> 'channel_versions' AS versions
+), blobs_copied AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT DISTINCT %(thread_id)s, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+    FROM fork JOIN checkpoint_blobs b ON b.thread_id = fork.source JOIN copied USING (checkpoint_ns)
+    WHERE copied.versions ->> b.channel = b.version
+), writes_copied AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT %(thread_id)s, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+    FROM checkpoint_writes w JOIN fork ON w.thread_id = fork.source AND w.checkpoint_id < fork.last
+)
+SELECT fork.last, (SELECT count(*) FROM copied) AS copied FROM fork
+"""
 FIND_SQL = """
 SELECT f.id, f.name, f.object_key, f.state, b.exam_id, b.rubric_version, t.secret
 FROM files f JOIN batches b ON b.id = f.batch_id JOIN tenants t ON t.id = b.tenant_id WHERE f.id = %s
@@ -152,7 +177,18 @@ class PostgresThreads:
             await connection.execute(LOCK_FILE_SQL, [start.file_id, start.generation])
             cursor = await connection.execute(BEGIN_SQL, {**vars(start), "open": _OPEN})
             row = await cursor.fetchone()
+            if row is not None:
+                await self._fork(connection, start)
         return None if row is None else int(row["epoch"])
+
+    async def _fork(self, connection: Connection, start: AssessmentStart) -> None:
+        """Give a fork's thread what it begins with, unless it has begun."""
+        cursor = await connection.execute(FORK_SQL, {"file_id": start.file_id, "thread_id": start.thread_id})
+        fork = await cursor.fetchone()
+        if fork is not None and not fork["copied"]:
+            reason = f"Checkpoint {fork['last']}, where it was to go on, is not there any more."
+            data = Jsonb({"reason": reason})
+            await connection.execute(TELL_OF_FILE_SQL, [EventType.AGENT_RESTARTED, data, start.file_id])
 
 
 class PostgresSubmissions:

@@ -2,7 +2,7 @@
 
 from psycopg.rows import DictRow
 
-from db.postgres.batches import lock_batch, move_batch, no_batch
+from db.postgres.batches import BATCH_COLUMNS, batch_of, lock_batch, lock_batch_of, move_batch
 from db.postgres.pool import Connection, Postgres
 from domain.batch import Batch, Pause
 from domain.errors import IllegalTransition
@@ -32,8 +32,8 @@ WHERE id = %s RETURNING resumptions
 """
 SET_LIMIT_SQL = "UPDATE batches SET limit_nanodollars = %s, updated_at = now() WHERE id = %s"
 TOLD_SQL = "UPDATE batches SET resumptions_told = greatest(resumptions_told, %s) WHERE id = %s"
-UNTOLD_SQL = """
-SELECT id, resumptions FROM batches WHERE resumptions_told < resumptions AND NOT status = ANY(%s)
+UNTOLD_SQL = f"""
+SELECT {BATCH_COLUMNS} FROM batches WHERE resumptions_told < resumptions AND NOT status = ANY(%s)
 ORDER BY updated_at LIMIT 1000
 """
 
@@ -67,13 +67,13 @@ class PostgresPauses:
         `None` where it is not paused.
         """
         async with self._postgres.transaction() as connection:
-            batch = await _lock_of_tenant(connection, tenant_id, batch_id)
+            batch = await lock_batch_of(connection, tenant_id, batch_id)
             return await _resume(connection, batch)
 
     async def set_limit(self, tenant_id: str, batch_id: str, limit_nanodollars: int | None) -> int | None:
         """Set the batch's limit and, where it is paused, resume it: one transaction; as `resume`."""
         async with self._postgres.transaction() as connection:
-            batch = await _lock_of_tenant(connection, tenant_id, batch_id)
+            batch = await lock_batch_of(connection, tenant_id, batch_id)
             if batch.state in BATCH_MACHINE.final:
                 raise IllegalTransition(f"The batch is {batch.state}: its limit means nothing any more.")
             await connection.execute(SET_LIMIT_SQL, [limit_nanodollars, batch_id])
@@ -84,10 +84,9 @@ class PostgresPauses:
         async with self._postgres.transaction() as connection:
             await connection.execute(TOLD_SQL, [resumptions, batch_id])
 
-    async def untold(self) -> list[tuple[str, int]]:
-        """Batches whose workflow has not said that it heard of their resumption: id, and how many there were."""
-        rows = await self._postgres.rows(UNTOLD_SQL, [_FINAL_BATCH])
-        return [(str(row["id"]), row["resumptions"]) for row in rows]
+    async def untold(self) -> list[Batch]:
+        """Batches whose workflow has not said that it heard of their last resumption."""
+        return [batch_of(row) for row in await self._postgres.rows(UNTOLD_SQL, [_FINAL_BATCH])]
 
 
 async def _pause_batch(connection: Connection, batch: Batch, pause: Pause) -> None:
@@ -110,13 +109,6 @@ async def _resume(connection: Connection, batch: Batch) -> int | None:
     origin = BatchState((await _row(connection, PAUSED_FROM_SQL, batch.id))["paused_from"])
     await move_batch(connection, batch, origin)
     return int((await _row(connection, RESUME_SQL, batch.id))["resumptions"])
-
-
-async def _lock_of_tenant(connection: Connection, tenant_id: str, batch_id: str) -> Batch:
-    batch = await lock_batch(connection, batch_id)
-    if batch.tenant_id != tenant_id:
-        raise no_batch(batch_id)
-    return batch
 
 
 async def _row(connection: Connection, statement: str, batch_id: str) -> DictRow:

@@ -33,6 +33,12 @@ class RedisBarrier:
             await self._add(batch_id, file_ids[first : first + 1000])
         return await self.count(batch_id)
 
+    async def withdraw(self, batch_id: str, file_ids: Sequence[str]) -> None:
+        """Take out files that are assessed anew; raises `RedisUnavailable`."""
+        if file_ids:
+            with self._link.use() as client:
+                await client.srem(barrier_key(batch_id), *file_ids)
+
     async def _add(self, batch_id: str, file_ids: Sequence[str]) -> int:
         key = barrier_key(batch_id)
         with self._link.use() as client:

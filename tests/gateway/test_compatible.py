@@ -287,11 +287,12 @@ async def test_choices_are_answered_as_they_came(model, wire):
         whole({"choices": "none"}),
         whole({}),
         whole(b"[]"),
+        whole(b'{"choices": [{"message": {"content": "\\u0000", "x": ' + b"[" * 700 + b"]" * 700 + b"}}]}"),
         [whole(GOOD)[0][:-5], None],
         [b"not even HTTP\r\n\r\n", None],
         [None],
     ],
-    ids=["no JSON", "no choices", "odd choices", "nothing", "a list", "cut", "no HTTP", "no answer"],
+    ids=["no JSON", "no choices", "odd choices", "nothing", "a list", "deep", "cut", "no HTTP", "no answer"],
 )
 async def test_an_answer_that_is_no_reply_is_in_doubt(model, wire, pieces):
     wire.answers.append(pieces)

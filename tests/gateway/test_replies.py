@@ -13,6 +13,7 @@ from domain.completion import FinishReason, Usage
 from gateway.replies import (
     MOST_TOKENS,
     Gathering,
+    are_choices,
     as_chunk,
     estimated_usage,
     from_json,
@@ -83,6 +84,34 @@ def test_a_gathered_reply_is_what_the_official_client_makes_of_its_chunks(told):
         ] == calls
         tokens = [each.token for each in (theirs.logprobs.content or [])] if theirs.logprobs else []
         assert [each["token"] for each in (ours.get("logprobs") or {}).get("content") or []] == tokens
+
+
+WORDS = st.sampled_from(
+    ["content", "tool_calls", "function", "index", "id", "message", "finish_reason", "refusal", "x"]
+)
+ANY_JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-1, 2), st.text(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    max_leaves=8,
+)
+ANY_CHOICE = st.fixed_dictionaries(
+    {}, optional={"index": ANY_JSON, "delta": ANY_JSON, "finish_reason": ANY_JSON, "x": ANY_JSON}
+)
+
+
+@given(st.lists(st.lists(ANY_CHOICE, max_size=2), max_size=4), ANY_JSON)
+def test_no_server_can_tell_what_cannot_be_gathered(told, stated):
+    gathering = Gathering()
+    for choices in told:
+        gathering.add(choices)
+    choices = gathering.choices()
+    assert are_choices(choices) == bool(choices)
+    assert json.loads(to_json(choices)) == choices
+    text_of(choices)
+    as_chunk(choices)
+    if choices:
+        reason_of(choices)
+    stated_usage(stated, wrote=True)
 
 
 def test_what_only_some_servers_tell_is_gathered_too():

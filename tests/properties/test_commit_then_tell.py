@@ -1,6 +1,7 @@
 """Property 31: what a rollback takes back was told to nobody; no event, no copy, no counter knows of it."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,17 +17,20 @@ from db.postgres.pool import Postgres
 from db.redis.connection import RedisLink
 from db.redis.quotas import RedisQuotas
 from domain.completion import CompletionReply, CompletionRequest, Payer, Usage
-from domain.errors import CallUnderway
 from domain.gateway import Caller, QuotaCopy
-from domain.ledger import AccountBalance, EventType
+from domain.identity import ClientStep
+from domain.ledger import AccountBalance
 from gateway.door import CallTerms, Door
 from gateway.tokens import TokenEstimates
 from runtime.embedded import Addresses
 from tests.db.purse import HeldClock, assert_whole, opened_ledger
 from tests.db.stage import opened_postgres
 from tests.gateway.paper import NothingLearned, OnePrice, a_chat, strict
+from tests.properties.drawing import REQUIRED
 
 REPLY_SECONDS = 30.0
+#: cases that run side by side, through one writer
+AT_ONCE = 10
 
 #: what each row of a settlement is when it is written; the last one fails only when the transaction commits
 PLACES = {
@@ -55,15 +59,13 @@ END $$;
 
 @dataclass
 class Upstream:
-    """Models that use what the example says."""
-
-    usage: Usage = Usage(1, 1)
-    requests: list[str] = field(default_factory=list)
+    """Models that use what the call's id says."""
 
     async def complete(self, request: CompletionRequest) -> CompletionReply:
         """A reply."""
-        self.requests.append(request.key)
-        return CompletionReply("Light is energy.", self.usage, request.model)
+        assert isinstance(request.step, ClientStep)
+        tokens_in, tokens_out = map(int, request.step.call_id.split("-")[1:])
+        return CompletionReply("Light is energy.", Usage(tokens_in, tokens_out), request.model)
 
 
 @dataclass
@@ -164,67 +166,88 @@ async def world(session_database_url: str, addresses: Addresses) -> AsyncIterato
     await link.close()
 
 
-@settings(max_examples=100)
-@given(
-    place=st.sampled_from(sorted(PLACES)),
-    usages=st.lists(st.builds(Usage, st.integers(1, 5_000), st.integers(0, 5_000)), min_size=1, max_size=3),
-    profile=st.sampled_from(["", "class"]),
+@dataclass
+class Case:
+    """The calls of one key: some that succeed, and one that is struck."""
+
+    world: World
+    place: str
+    usages: Sequence[tuple[int, int]]
+    caller: Caller
+    before: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def payer(self) -> Payer:
+        """Who pays."""
+        return Payer(self.caller.tenant_id, "", self.caller.key_id, self.caller.profile)
+
+    async def call(self, number: int, **changes: Any) -> CompletionReply:
+        """One call."""
+        tokens_in, tokens_out = self.usages[number]
+        request = a_chat(f"{number}-{tokens_in}-{tokens_out}", **changes)
+        return await self.world.door().complete(request, caller=self.caller)
+
+    async def strike(self) -> None:
+        """The settlement of the last call is rolled back, and nothing is known of it."""
+        world, tenant_id = self.world, self.caller.tenant_id
+        for number in range(len(self.usages) - 1):
+            await self.call(number)
+        self.before, records = await world.spent(self.payer), await world.records(tenant_id)
+        told = len(world.told)
+        await world.force(tenant_id, self.place)
+        with pytest.raises(psycopg.errors.RaiseException, match="forced rollback"):
+            await self.call(len(self.usages) - 1)
+        assert await world.records(tenant_id) == records
+        assert await world.spent(self.payer) == self.before
+        assert await world.copied(self.payer) == self.before
+        # what was pushed is the hold's, which was committed on its own
+        pushed = [each for each in world.told[told:] if each.account.tenant_id == tenant_id]
+        assert all(each.held for each in pushed)
+        assert {each.account.subject: _counters(each) for each in pushed} == self.before
+
+    async def repeat(self) -> None:
+        """The last call again, which is paid for once."""
+        world, last = self.world, len(self.usages) - 1
+        await world.relieve(self.caller.tenant_id)
+        reply = await self.call(last)
+        assert len(await world.records(self.caller.tenant_id)) == len(self.usages)
+        after = await world.spent(self.payer)
+        tokens = sum(tokens_in + tokens_out for tokens_in, tokens_out in self.usages)
+        spent = self.before[self.caller.key_id][0] + reply.cost_nanodollars
+        assert after[self.caller.key_id] == (spent, len(self.usages), tokens)
+        assert await world.copied(self.payer) == after
+
+
+CASE = st.tuples(
+    st.sampled_from(sorted(PLACES)),
+    st.lists(st.tuples(st.integers(1, 5_000), st.integers(0, 5_000)), min_size=1, max_size=2),
+    st.sampled_from(["", "class"]),
 )
+
+
+@settings(max_examples=REQUIRED // AT_ONCE)
+@given(drawn=st.lists(CASE, min_size=AT_ONCE, max_size=AT_ONCE))
 async def test_a_rollback_of_a_settlement_is_known_to_nobody(
-    world: World, place: str, usages: list[Usage], profile: str
+    world: World, example: Callable[[], None], drawn: list[tuple[str, list[tuple[int, int]], str]]
 ) -> None:
     """
     **功能: assay, 属性 31: 提交后触发**
     **验证: 需求 O3**
 
     Wherever a settlement's transaction is rolled back, there is no usage record and no event of it, nothing
-    was pushed, and balances and counters stand as before, in Postgres and in Redis; its repetition is paid once.
+    was pushed, and balances and counters stand as before, in Postgres and in Redis. Its repetition is paid
+    once. Several keys at once share the writer's transactions: one's rollback strikes no other's settlement.
     """
-    tenant_id, key_id = f"tenant-{uuid4().hex[:12]}", str(uuid4())
-    caller = Caller(tenant_id, key_id, frozenset({"model"}), profile)
-    payer, door = Payer(tenant_id, "", key_id, profile), world.door()
-    for number, usage in enumerate(usages[1:]):
-        world.upstream.usage = usage
-        await door.complete(a_chat(f"before-{number}"), caller=caller)
-    before, records = await world.spent(payer), await world.records(tenant_id)
-    world.told.clear()
-
-    await world.force(tenant_id, place)
-    world.upstream.usage = usages[0]
-    with pytest.raises(psycopg.errors.RaiseException, match="forced rollback"):
-        await door.complete(a_chat("struck"), caller=caller)
-
-    assert await world.records(tenant_id) == records
-    assert await world.spent(payer) == before
-    assert await world.copied(payer) == before
-    # what was pushed is the hold's, which was committed on its own
-    assert {each.account.subject: _counters(each) for each in world.told if each.held} == before
-    assert all(each.held for each in world.told)
-    await assert_events_of(world, tenant_id, len(usages), EventType.HOLD)
-
-    await world.relieve(tenant_id)
-    with pytest.raises(CallUnderway):
-        await door.complete(a_chat("struck", refuse_underway=True), caller=caller)
+    cases = [
+        Case(world, place, usages, Caller(f"tenant-{uuid4().hex[:12]}", str(uuid4()), frozenset(), profile))
+        for place, usages, profile in drawn
+    ]
+    await asyncio.gather(*(case.strike() for case in cases))
+    # what was sent and not answered is waited for, and then sent again
     world.clock.pass_(REPLY_SECONDS + 1)
-    reply = await door.complete(a_chat("struck"), caller=caller)
-    assert len(await world.records(tenant_id)) == len(usages)
-    after = await world.spent(payer)
-    assert after[key_id] == (
-        before[key_id][0] + reply.cost_nanodollars,
-        len(usages),
-        sum(each.tokens_in + each.tokens_out for each in usages),
-    )
-    assert await world.copied(payer) == after
-
-
-async def assert_events_of(world: World, tenant_id: str, count: int, kind: EventType) -> None:
-    """So many of the tenant's events are of that kind."""
-    row = await world.postgres.row(
-        "SELECT count(*) AS count FROM ledger_events WHERE tenant_id = %s AND event_type = %s",
-        [tenant_id, kind.value],
-    )
-    assert row is not None
-    assert row["count"] == count
+    await asyncio.gather(*(case.repeat() for case in cases))
+    for _ in cases:
+        example()
 
 
 async def test_the_books_are_whole_after_all_of_it(world: World) -> None:

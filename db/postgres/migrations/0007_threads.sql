@@ -11,6 +11,9 @@ ALTER TABLE agent_threads ADD COLUMN kept text NOT NULL DEFAULT 'history'
     CHECK (kept IN ('history', 'latest', 'nothing'));
 CREATE INDEX agent_threads_to_prune ON agent_threads (updated_at) WHERE kept <> 'nothing';
 
+-- Where a re-run's thread begins: as a copy of this thread up to this checkpoint (G2.6).
+ALTER TABLE files ADD COLUMN forked_thread_id text, ADD COLUMN forked_checkpoint_id text;
+
 -- One row a checkpoint. `is_delta`: some of its channels are the base's, by version; the size is of what was
 -- stored with this one alone.
 CREATE VIEW langgraph_checkpoints AS
