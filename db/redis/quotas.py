@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -59,6 +59,7 @@ _UNLIMITED = "-"
 _KEY = re.compile(r"quota:\{(.*?)\}:(api_key|batch|profile|tenant_day):(.*)", re.DOTALL)
 
 Answer = TypeVar("Answer")
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Books(Protocol):
@@ -68,7 +69,7 @@ class Books(Protocol):
         """The payer's accounts today."""
         ...
 
-    async def today(self, tenant_id: str) -> date:
+    def today(self, tenant_id: str) -> Coroutine[Any, Any, date]:
         """The tenant's day."""
         ...
 
@@ -118,6 +119,7 @@ class RedisQuotas:
         self._waiting_limit = waiting_limit
         self._waiting: OrderedDict[Account, _Waiting] = OrderedDict()
         self._wake = asyncio.Event()
+        self._beginning: dict[str, asyncio.Future[date]] = {}
         self._warming: dict[Payer, asyncio.Future[list[QuotaCopy]]] = {}
         self._asking: dict[Payer, asyncio.Future[list[AccountBalance]]] = {}
         self._days: OrderedDict[str, tuple[date, float, float]] = OrderedDict()
@@ -179,7 +181,7 @@ class RedisQuotas:
         found = await self._all(accounts)
         if found is not None:
             return found
-        return await self._once(self._warming, payer, lambda: self._warm(payer, accounts), self._raced)
+        return await _once(self._warming, payer, lambda: self._warm(payer, accounts), self._raced)
 
     async def _all(self, accounts: Sequence[Account]) -> list[QuotaCopy] | None:
         found = [each for each in await self.copies(accounts) if each is not None]
@@ -190,7 +192,7 @@ class RedisQuotas:
         quarter, now = self._clock.now().timestamp() // _QUARTER, time.monotonic()
         day, known_quarter, until = self._days.get(tenant_id, (date.min, 0.0, 0.0))
         if quarter != known_quarter or now > until:
-            day = await self._books.today(tenant_id)
+            day = await _once(self._beginning, tenant_id, lambda: self._books.today(tenant_id))
             self._days[tenant_id] = (day, quarter, now + _TODAY_SECONDS)
             if len(self._days) > _TENANTS_KEPT:
                 self._days.popitem(last=False)
@@ -232,22 +234,7 @@ class RedisQuotas:
         async def ask() -> list[AccountBalance]:
             return list(await self._books.quota(payer))
 
-        return await self._once(self._asking, payer, ask)
-
-    async def _once(
-        self,
-        under_way: "dict[Payer, asyncio.Future[list[Answer]]]",
-        payer: Payer,
-        work: Callable[[], Coroutine[Any, Any, list[Answer]]],
-        joined: Callable[[], None] = lambda: None,
-    ) -> list[Answer]:
-        """One at a time for each payer; whoever comes meanwhile gets the same answer (O7)."""
-        if (task := under_way.get(payer)) is None:
-            task = under_way[payer] = asyncio.ensure_future(work())
-            task.add_done_callback(lambda done: _forget(under_way, payer, done))
-        else:
-            joined()
-        return await asyncio.shield(task)
+        return await _once(self._asking, payer, ask)
 
     # --- writing ---
 
@@ -332,10 +319,23 @@ class RedisQuotas:
         await self.write(stale, {each.account: each.version for each in stale})
 
 
-def _forget(
-    under_way: "dict[Payer, asyncio.Future[list[Answer]]]", payer: Payer, task: "asyncio.Future[list[Answer]]"
-) -> None:
-    del under_way[payer]
+async def _once(
+    under_way: "dict[Key, asyncio.Future[Answer]]",
+    key: Key,
+    work: Callable[[], Coroutine[Any, Any, Answer]],
+    joined: Callable[[], None] = lambda: None,
+) -> Answer:
+    """One at a time for each key; whoever comes meanwhile gets the same answer (O7)."""
+    if (task := under_way.get(key)) is None:
+        task = under_way[key] = asyncio.ensure_future(work())
+        task.add_done_callback(lambda done: _forget(under_way, key, done))
+    else:
+        joined()
+    return await asyncio.shield(task)
+
+
+def _forget(under_way: "dict[Key, asyncio.Future[Answer]]", key: Key, task: "asyncio.Future[Answer]") -> None:
+    del under_way[key]
     if not task.cancelled():
         task.exception()  # whoever still waits hears of it
 

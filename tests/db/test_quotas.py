@@ -29,8 +29,12 @@ from tests.db.stage import until
 class CountingBooks(PostgresLedgerBooks):
     """The real books, which also count what they are asked, and may be away."""
 
-    asked = 0
+    asked = days_asked = 0
     away = False
+
+    async def today(self, tenant_id: str) -> date:
+        self.days_asked += 1
+        return await super().today(tenant_id)
 
     async def quota(self, payer: Payer) -> list[AccountBalance]:
         if self.away:
@@ -217,7 +221,8 @@ async def test_a_hundred_readers_of_a_missing_copy_ask_postgres_once(
     assert books.asked == 1
     assert all(each == answers[0] for each in answers)
     assert {each.account.scope for each in answers[0]} == set(Scope) - {Scope.CALL}
-    assert figure(figures, "cache_warm_race_count_total") == 99
+    assert books.days_asked == 1
+    assert 0 < figure(figures, "cache_warm_race_count_total") <= 99
     # from now on Redis knows, also that nothing was ever spent
     assert await quotas.read(payer) == answers[0]
     assert books.asked == 1

@@ -157,7 +157,7 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     monkeypatch = pytest.MonkeyPatch()
     # clocks here are one, and every example looks at those before it again
-    monkeypatch.setattr("runtime.reconciling.OVERLAP_SECONDS", 1.0)
+    monkeypatch.setattr("runtime.reconciling.OVERLAP_SECONDS", 0.2)
     async with (
         opened_postgres(session_database_url) as postgres,
         own_valkey(Path(tmp_path_factory.mktemp("quotas")) / "valkey") as valkey,
