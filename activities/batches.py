@@ -51,6 +51,7 @@ class EarlyEnd:
     state: str
     code: str | None = None
     trace_id: str = ""
+    generation: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,12 @@ class BatchActivities:
 
     @activity.defn
     async def queue_window(self, input: WindowRef) -> WindowFiles:
-        """Queue the window's files."""
+        """Queue the window's files; whoever was counted in, in an earlier generation, is not any more."""
         window = await self.runs.queue_window(input.batch_id, input.first, input.last)
+        try:
+            await self.barrier.withdraw(input.batch_id, window.file_ids)
+        except RedisUnavailable:
+            pass  # Postgres counts; the set serves progress only
         return WindowFiles(window.file_ids, window.ended)
 
     @activity.defn
@@ -103,7 +108,9 @@ class BatchActivities:
     @activity.defn
     async def end_batch_early(self, input: EarlyEnd) -> Counts:
         """The batch ends `cancelled` or `failed`, its unfinished files `cancelled`."""
-        return await self.runs.end_early(input.batch_id, BatchState(input.state), input.code)
+        return await self.runs.end_early(
+            input.batch_id, BatchState(input.state), input.code, generation=input.generation
+        )
 
     @activity.defn
     async def await_workflow(self, workflow_id: str) -> Any:

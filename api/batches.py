@@ -332,10 +332,10 @@ async def cancel_batch(
         return batch_view(cancelled)
     # read again: it may have been completed in between
     batch = await services.batches.read(caller.tenant_id, batch.id)
-    if batch.state is BatchState.UPLOADED:
+    if batch.state in (BatchState.UPLOADED, BATCH_MACHINE.rerun):
         # its start may have met an absent Temporal: a workflow that is there can cancel itself
         await services.orchestrator.start_batch(batch)
-    await services.orchestrator.cancel_batch(batch.id)
+    await services.orchestrator.cancel_batch(batch)
     return batch_view(await services.batches.read(caller.tenant_id, batch.id))
 
 
@@ -361,7 +361,7 @@ def batch_view(batch: Batch) -> BatchView:
         total_files=batch.total_files,
         failure_code=batch.failure_code,
         trace_id=batch.trace_id,
-        workflow_id=batch_workflow_id(batch.id),
+        workflow_id=batch_workflow_id(batch.id, batch.generation),
         created_at=batch.created_at,
         updated_at=batch.updated_at,
         links={"self": address} | {each: f"{address}/{each}" for each in ("files", "events", "report")},

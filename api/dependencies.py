@@ -30,9 +30,11 @@ from domain.ports import (
     Prices,
     ProgressBell,
     ReportCache,
+    Reruns,
     ResultCache,
     Results,
     Resumptions,
+    ThreadHistory,
     TokenRatios,
 )
 
@@ -103,6 +105,8 @@ class Services:
     exams: Exams
     batches: Batches
     resumptions: Resumptions
+    reruns: Reruns
+    thread_history: ThreadHistory
     prices: Prices
     token_ratios: TokenRatios
     results: Results

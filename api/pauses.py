@@ -12,6 +12,7 @@ from api.dependencies import Services, ServicesOf, Submitter, check_id
 from api.errors import problems
 from api.money import parse_optional_usd
 from api.wire import BatchId
+from domain.batch import Batch
 from domain.errors import NotFound, TemporalUnavailable
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
@@ -53,8 +54,9 @@ async def set_limit(
     """The batch with its new limit."""
     batch_id = check_id("batch", batch_id)
     resumptions = await services.resumptions.set_limit(caller.tenant_id, batch_id, requested.limit_usd)
-    await _tell_workflow(services, batch_id, resumptions)
-    return batch_view(await services.batches.read(caller.tenant_id, batch_id))
+    batch = await services.batches.read(caller.tenant_id, batch_id)
+    await _tell_workflow(services, batch, resumptions)
+    return batch_view(batch)
 
 
 @router.post(
@@ -68,12 +70,13 @@ async def resume_batch(batch_id: BatchId, caller: Submitter, services: ServicesO
     """The batch, resumed."""
     batch_id = check_id("batch", batch_id)
     resumptions = await services.resumptions.resume(caller.tenant_id, batch_id)
-    await _tell_workflow(services, batch_id, resumptions)
-    return batch_view(await services.batches.read(caller.tenant_id, batch_id))
+    batch = await services.batches.read(caller.tenant_id, batch_id)
+    await _tell_workflow(services, batch, resumptions)
+    return batch_view(batch)
 
 
-async def _tell_workflow(services: Services, batch_id: str, resumptions: int | None) -> None:
+async def _tell_workflow(services: Services, batch: Batch, resumptions: int | None) -> None:
     # what does not reach it now is told by the sweeper: the resumption is in Postgres
     with suppress(NotFound, TemporalUnavailable):
         if resumptions is not None:
-            await services.orchestrator.resume_batch(batch_id, resumptions)
+            await services.orchestrator.resume_batch(batch, resumptions)

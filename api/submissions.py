@@ -66,7 +66,7 @@ async def read_submission_state(
 ) -> SubmissionState:
     """The agent's node, stage and checkpoint."""
     file = await services.batches.submission(caller.tenant_id, check_id("submission", submission_id))
-    workflow_id = file.workflow_id or file_workflow_id(file.batch_id, file.id)
+    workflow_id = file.workflow_id or file_workflow_id(file.batch_id, file.id, file.generation)
     source, state = await _agent_state(services, workflow_id, file)
     return SubmissionState(
         submission_id=file.id, state=file.state, workflow_id=workflow_id, source=source, **vars(state)
@@ -96,7 +96,7 @@ async def retry_submission(submission_id: SubmissionId, caller: Submitter, servi
             f"Submission {file.id} is {file.state}; only one that needs_intervention can be retried.",
             field="submission_id",
         )
-    workflow_id = file.workflow_id or file_workflow_id(file.batch_id, file.id)
+    workflow_id = file.workflow_id or file_workflow_id(file.batch_id, file.id, file.generation)
     await services.orchestrator.retry_file(workflow_id)
     return Retried(submission_id=file.id, workflow_id=workflow_id)
 

@@ -20,9 +20,12 @@ AssayError
 │   ├── LedgerConflict
 │   ├── HoldExpired
 │   ├── CallUnderway          the same call is being answered already
-│   └── ConversationBusy      another turn of the conversation is under way
+│   ├── ConversationBusy      another turn of the conversation is under way
+│   ├── LockTimeout           somebody else held a lock for all the time that was given
+│   └── LeaseLost             a lock that has another holder by now
 ├── LimitExceeded             a stated limit; the message names it
-│   └── PromptTooLong         more than the model can read at once
+│   ├── PromptTooLong         more than the model can read at once
+│   └── PayloadTooLarge       more than Temporal is given in one piece
 ├── BudgetExhausted           a limit of money refuses a call; says which and by how much
 ├── RateLimited               too much in too short a time; says when to come again
 ├── UnpricedModel             no price is known, and no call costs zero silently
@@ -206,6 +209,22 @@ class ConversationBusy(Conflict):
     retry_after_seconds = 1.0
 
 
+class LockTimeout(Conflict):
+    """Somebody else held a lock for all the time that was given."""
+
+    code = "lock_timeout"
+    retryable = True
+    retry_after_seconds = 1.0
+
+
+class LeaseLost(Conflict):
+    """A lock that has another holder by now: what was begun under it may not be written."""
+
+    code = "lease_lost"
+    retryable = True
+    retry_after_seconds = 1.0
+
+
 class LimitExceeded(AssayError):
     """A stated limit was passed; the message names it."""
 
@@ -216,6 +235,12 @@ class PromptTooLong(LimitExceeded):
     """Question, rubric and answer together are more than the model can read at once."""
 
     code = "prompt_too_long"
+
+
+class PayloadTooLarge(LimitExceeded):
+    """More than Temporal is given in one piece; pass a reference instead."""
+
+    code = "payload_too_large"
 
 
 class BudgetExhausted(AssayError):

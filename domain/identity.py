@@ -6,6 +6,10 @@ from typing import Self
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-]+")
 _GENERATION = re.compile(r"g[1-9][0-9]*")
+#: a generation that fits into Postgres's integer
+_WORKFLOW = re.compile(
+    rf"batch/(?P<batch>{_SEGMENT.pattern})(/g(?P<generation>[1-9][0-9]{{0,8}}))?(/file/(?P<file>{_SEGMENT.pattern}))?"
+)
 
 
 def batch_workflow_id(batch_id: str, generation: int) -> str:
@@ -21,6 +25,31 @@ def window_workflow_id(batch_id: str, generation: int, index: int) -> str:
 def file_workflow_id(batch_id: str, file_id: str, generation: int) -> str:
     """The id of the workflow that assesses one file in one generation."""
     return f"{batch_workflow_id(batch_id, generation)}/file/{file_id}"
+
+
+@dataclass(frozen=True)
+class WorkflowRef:
+    """Which batch's or file's workflow an id names, and of which generation."""
+
+    batch_id: str
+    file_id: str | None = None
+    generation: int = 1
+
+    def __str__(self) -> str:
+        if self.file_id is None:
+            return batch_workflow_id(self.batch_id, self.generation)
+        return file_workflow_id(self.batch_id, self.file_id, self.generation)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The workflow that `str` wrote; `ValueError` for any other id, a window's among them."""
+        found = _WORKFLOW.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text[:100]!r} is no workflow of a batch or a file")
+        ref = cls(found["batch"], found["file"], int(found["generation"] or 1))
+        if str(ref) != text:
+            raise ValueError(f"{text[:100]!r} is written {str(ref)!r}")
+        return ref
 
 
 def object_key(tenant_id: str, batch_id: str, file_id: str, sha256: str) -> str:

@@ -73,7 +73,7 @@ class QuotaStep:
             await self.release(context, checked)
 
     async def give_back(self, context: Context) -> None:
-        """End the grant of an answered call: it used what its reply says, and nothing where it was replayed."""
+        """End the grant of an answered call: it used what its reply says, or nothing as a replay."""
         if context.quota is not None and context.settled is not None:
             usage = context.settled.entry.reply.usage
             used = 0 if context.replayed else usage.tokens_in + usage.tokens_out

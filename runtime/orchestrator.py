@@ -49,8 +49,9 @@ class TemporalOrchestrator:
                     window_files=self._worker.window_files,
                     cognition_queue=self._temporal.cognition_queue,
                     timings=self._worker.timings(),
+                    resumptions=batch.resumptions,
                 ),
-                id=batch_workflow_id(batch.id),
+                id=batch_workflow_id(batch.id, batch.generation),
                 task_queue=self._temporal.orchestration_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -73,17 +74,19 @@ class TemporalOrchestrator:
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
 
-    async def cancel_batch(self, batch_id: str) -> None:
+    async def cancel_batch(self, batch: Batch) -> None:
         """Ask the batch's workflow to cancel; raises `TemporalUnavailable` or `NotFound`."""
         try:
-            handle = self._client.get_workflow_handle(batch_workflow_id(batch_id))
+            handle = self._client.get_workflow_handle(batch_workflow_id(batch.id, batch.generation))
             await handle.cancel(rpc_timeout=_RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
 
-    async def resume_batch(self, batch_id: str, resumptions: int) -> None:
+    async def resume_batch(self, batch: Batch, resumptions: int) -> None:
         """Tell the batch's workflow that it has been resumed; raises `TemporalUnavailable` or `NotFound`."""
-        handle = self._client.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch_id))
+        handle = self._client.get_workflow_handle_for(
+            BatchWorkflow.run, batch_workflow_id(batch.id, batch.generation)
+        )
         try:
             await handle.signal(BatchWorkflow.resume, resumptions, rpc_timeout=_RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:
@@ -97,18 +100,20 @@ class TemporalOrchestrator:
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
 
-    async def batch_runs(self, batch_id: str) -> bool:
-        """Whether the batch's workflow is open; raises `NotFound` if there never was one."""
-        handle = self._client.get_workflow_handle(batch_workflow_id(batch_id))
+    async def batch_runs(self, batch: Batch) -> bool:
+        """Whether the workflow of the batch's generation is open; raises `NotFound` if there never was one."""
+        handle = self._client.get_workflow_handle(batch_workflow_id(batch.id, batch.generation))
         try:
             described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:
             raise _unavailable(error) from error
         return described.status is WorkflowExecutionStatus.RUNNING
 
-    async def batch_progress(self, batch_id: str) -> Progress:
+    async def batch_progress(self, batch: Batch) -> Progress:
         """The workflow's own word on a batch; raises `NotFound` or `TemporalUnavailable`."""
-        handle = self._client.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch_id))
+        handle = self._client.get_workflow_handle_for(
+            BatchWorkflow.run, batch_workflow_id(batch.id, batch.generation)
+        )
         try:
             return await handle.query(BatchWorkflow.progress, rpc_timeout=_RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:

@@ -17,7 +17,9 @@ from db.postgres.exams import PostgresExams
 from db.postgres.pauses import PostgresPauses
 from db.postgres.prices import PostgresPrices, PostgresTokenRatios
 from db.postgres.reports import PostgresResults
+from db.postgres.reruns import PostgresReruns
 from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresTenants
+from db.postgres.thread_history import PostgresThreadHistory
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
 from db.states import StoredAgentStates
@@ -42,6 +44,8 @@ def services(
         exams=PostgresExams(postgres),
         batches=PostgresBatches(postgres),
         resumptions=PostgresPauses(postgres),
+        reruns=PostgresReruns(postgres),
+        thread_history=PostgresThreadHistory(postgres),
         prices=PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
         token_ratios=PostgresTokenRatios(postgres),
         results=PostgresResults(postgres),

@@ -1,6 +1,6 @@
 """The sweeper: no batch waits for a workflow that will never come, nor for word that was lost.
 
-A crash between `complete` and the workflow's start leaves a batch without one; a workflow that is
+A crash between `complete`, or a re-run, and the workflow's start leaves a batch without one; a workflow that is
 terminated by hand leaves a batch that nobody ends; a crash between a raised limit and the signal leaves
 a workflow that waits. All are rare, so looking once a minute is enough.
 """
@@ -64,21 +64,24 @@ class BatchSweeper:
         """Look at every unfinished batch that has been quiet; any number of sweepers may do so at once."""
         for batch in await self._runs.unfinished(self._quiet_seconds):
             await self._look_at(batch)
-        for batch_id, resumptions in await self._pauses.untold():
+        for batch in await self._pauses.untold():
             with suppress(NotFound):
-                await self._orchestrator.resume_batch(batch_id, resumptions)
+                await self._orchestrator.resume_batch(batch, batch.resumptions)
 
     async def _look_at(self, batch: Batch) -> None:
         try:
-            if await self._orchestrator.batch_runs(batch.id):
+            if await self._orchestrator.batch_runs(batch):
                 return
         except NotFound:
-            if batch.state is BatchState.UPLOADED:
+            # every generation has a workflow of its own, which begins in the state that a re-run enters
+            if batch.state is BatchState.UPLOADED or (
+                batch.generation > 1 and batch.state is BATCH_MACHINE.rerun
+            ):
                 self._log.warning("batch_started_late", batch_id=batch.id)
                 await self._orchestrator.start_batch(batch)
                 return
         self._log.warning("batch_without_workflow", batch_id=batch.id, state=batch.state)
-        await self._runs.end_early(batch.id, BatchState.FAILED, WORKFLOW_CLOSED)
+        await self._runs.end_early(batch.id, BatchState.FAILED, WORKFLOW_CLOSED, generation=batch.generation)
 
 
 class LedgerSweeper:

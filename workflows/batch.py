@@ -267,7 +267,7 @@ class BatchWorkflow:
         code = None if cancelled else failure_of(error)[0]
         self._counts = await durably(
             BatchActivities.end_batch_early,
-            EarlyEnd(input_.tenant_id, input_.batch_id, state, code, input_.trace_id),
+            EarlyEnd(input_.tenant_id, input_.batch_id, state, code, input_.trace_id, input_.generation),
         )
         self._enter(state)
 
@@ -350,7 +350,7 @@ class WindowWorkflow:
         self._show()
         attendants = [
             asyncio.create_task(self._tell_batch(input)),
-            asyncio.create_task(self._resume_files(batch.batch_id)),
+            asyncio.create_task(self._resume_files(batch)),
         ]
         try:
             await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
@@ -406,14 +406,15 @@ class WindowWorkflow:
         table = markdown_table(self._report.ended | {"paused": self._report.paused})
         workflow.set_current_details(title + pause_line(self._report.pause) + "\n\n" + table)
 
-    async def _resume_files(self, batch_id: str) -> None:
+    async def _resume_files(self, batch: BatchInput) -> None:
         """Tell every paused file of the resumption that it has not heard of."""
         while True:
             await workflow.wait_condition(lambda: any(self._may_go_on(each) for each in self._paused))
             for file_id in [each for each in self._paused if self._may_go_on(each)]:
                 del self._paused[file_id]
                 self._report.paused = len(self._paused)
-                handle = workflow.get_external_workflow_handle(file_workflow_id(batch_id, file_id))
+                workflow_id = file_workflow_id(batch.batch_id, file_id, batch.generation)
+                handle = workflow.get_external_workflow_handle(workflow_id)
                 await unless_ended(handle.signal(GradingWorkflow.resume, self._resumptions))
             self._show()
 
@@ -451,7 +452,7 @@ class WindowWorkflow:
                     resumptions=self._resumptions,
                 ),
                 GradingResult,
-                workflow_id=file_workflow_id(batch.batch_id, file_id),
+                workflow_id=file_workflow_id(batch.batch_id, file_id, batch.generation),
                 summary=f"submission {file_id}",
                 batch=batch,
                 stage="assessing",

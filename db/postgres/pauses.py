@@ -5,7 +5,7 @@ from psycopg.rows import DictRow
 from db.postgres.batches import BATCH_COLUMNS, batch_of, lock_batch, lock_batch_of, move_batch
 from db.postgres.pool import Connection, Postgres
 from domain.batch import Batch, Pause
-from domain.errors import IllegalTransition
+from domain.errors import EpochSuperseded, IllegalTransition
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 
 RESUMPTIONS_SQL = "SELECT resumptions FROM batches WHERE id = %s"
@@ -50,6 +50,8 @@ class PostgresPauses:
         """Pause the file and its batch, unless the batch has been resumed since; how often that was."""
         async with self._postgres.transaction() as connection:
             batch = await lock_batch(connection, batch_id)
+            if batch.generation != generation:
+                raise EpochSuperseded(f"Generation {generation} of batch {batch_id} is over.")
             resumptions = int((await _row(connection, RESUMPTIONS_SQL, batch_id))["resumptions"])
             if resumptions > pause.resumptions:
                 return resumptions

@@ -147,9 +147,7 @@ async def _fork_points(connection: Connection, file_ids: Sequence[str], place: F
 
 async def _rerun(connection: Connection, batch: Batch, chosen: Sequence[_Chosen]) -> Batch:
     if not chosen:
-        raise NothingToRerun(
-            f"The batch is {batch.state} and has no file to run again.", field="batch_id"
-        )
+        raise NothingToRerun(f"The batch is {batch.state} and has no file to run again.", field="batch_id")
     generation, target = batch.generation + 1, BATCH_MACHINE.rerun
     moved = {"target": target, "generation": generation, "batch_id": batch.id}
     await connection.execute(RERUN_BATCH_SQL, moved)

@@ -69,7 +69,7 @@ class Books(Protocol):
         """The payer's accounts today."""
         ...
 
-    def today(self, tenant_id: str) -> Coroutine[Any, Any, date]:
+    async def today(self, tenant_id: str) -> date:
         """The tenant's day."""
         ...
 

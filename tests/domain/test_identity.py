@@ -61,19 +61,23 @@ def test_what_would_break_an_id_is_no_segment(text: str) -> None:
 
 def test_ids_are_told_apart() -> None:
     made = [
-        batch_workflow_id("b"),
+        batch_workflow_id("b", 1),
+        batch_workflow_id("b", 2),
         window_workflow_id("b", 1, 0),
         window_workflow_id("b", 2, 0),
-        file_workflow_id("b", "f"),
+        file_workflow_id("b", "f", 1),
+        file_workflow_id("b", "f", 2),
         object_key("t", "b", "f", "0a"),
         saga_id("f", 1),
         saga_id("f", 2),
     ]
     assert made == [
         "batch/b",
+        "batch/b/g2",
         "batch/b/g1/window/0",
         "batch/b/g2/window/0",
         "batch/b/file/f",
+        "batch/b/g2/file/f",
         "t/b/f/0a",
         "f/g1/persist",
         "f/g2/persist",

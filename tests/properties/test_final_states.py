@@ -130,7 +130,7 @@ async def _calls_begun(model: WatchedModel, calls: int) -> None:
 async def _cancel(resources: Resources, batch: Batch, model: WatchedModel, moment: int) -> None:
     await _calls_begun(model, moment)
     with suppress(NotFound):  # it has ended already
-        await services(resources).orchestrator.cancel_batch(batch.id)
+        await services(resources).orchestrator.cancel_batch(batch)
 
 
 async def _final_states(resources: Resources, batch: Batch) -> dict[str, str]:

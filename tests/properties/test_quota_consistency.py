@@ -43,7 +43,7 @@ FAULTS = st.sampled_from(["restart", "flush", "snapshot", "restore"]).map(lambda
 LIMITS = st.tuples(st.just("limit"), st.one_of(st.none(), st.integers(0, 800)))
 #: those of one group happen at once
 HISTORIES = st.lists(
-    st.lists(st.one_of(CALLS, CALLS, CALLS, FAULTS, LIMITS), max_size=7), min_size=1, max_size=3
+    st.lists(st.one_of(CALLS, CALLS, CALLS, FAULTS, LIMITS), max_size=6), min_size=1, max_size=3
 )
 
 

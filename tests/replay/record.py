@@ -94,7 +94,7 @@ async def test_record_a_batch_that_is_cancelled(resources: Resources) -> None:
     model = WatchedModel()
     async with running(orchestration(resources), cognition(resources, model)):
         batch = await half_done(resources, model)
-        await services(resources).orchestrator.cancel_batch(batch.id)
+        await services(resources).orchestrator.cancel_batch(batch)
         await all_ended(resources, batch)
         await save("batch-cancelled", handle_of(resources, batch))
         await save("window-cancelled", window_of(resources, batch, 0))

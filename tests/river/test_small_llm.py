@@ -71,7 +71,7 @@ async def installation(
     """Workers and API that know the model; with the JSON Schema, or with the prompt alone."""
     settings = make_settings(addresses, database_url, tmp_path, None)
     server = CompatibleServer(url=model_url, structured_output=request.param, advisory=True)
-    models = ModelSettings(compatible={"small": server}, timeout_seconds=300, max_tokens=300)
+    models = ModelSettings(compatible={"small": server}, timeout_seconds=300, max_tokens=300, temperature=0)
     settings = settings.model_copy(update={"models": models})
     async with AsyncExitStack() as stack:
         resources = await stack.enter_async_context(opened(settings))

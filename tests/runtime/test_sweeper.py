@@ -41,7 +41,7 @@ async def test_a_batch_that_never_got_its_workflow_is_started(
     batch = await a_batch(resources)
     await sweeper.sweep_once()
     await sweeper.sweep_once()
-    assert await orchestrator.batch_runs(batch.id)
+    assert await orchestrator.batch_runs(batch)
     assert (await read(resources, batch)).state is BatchState.UPLOADED
 
 
@@ -51,7 +51,7 @@ async def test_a_batch_whose_workflow_was_terminated_ends_failed_with_all_its_fi
     batch = await a_batch(resources)
     await orchestrator.start_batch(batch)
     await PostgresBatchRuns(resources.postgres).begin_scattering(batch.id)
-    await resources.temporal.get_workflow_handle(batch_workflow_id(batch.id)).terminate("by hand")
+    await resources.temporal.get_workflow_handle(batch_workflow_id(batch.id, batch.generation)).terminate("by hand")
     await sweeper.sweep_once()
     ended = await read(resources, batch)
     assert (ended.state, ended.failure_code) == (BatchState.FAILED, WORKFLOW_CLOSED)

@@ -216,13 +216,13 @@ def _causes(outcome: object) -> str:
 
 def handle_of(resources: Resources, batch: Batch) -> WorkflowHandle[BatchWorkflow, Any]:
     """The batch's workflow."""
-    return resources.temporal.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch.id))
+    return resources.temporal.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch.id, batch.generation))
 
 
 def child_of(resources: Resources, file: StoredFile) -> WorkflowHandle[GradingWorkflow, Any]:
     """The file's workflow."""
     return resources.temporal.get_workflow_handle_for(
-        GradingWorkflow.run, file_workflow_id(file.batch_id, file.id)
+        GradingWorkflow.run, file_workflow_id(file.batch_id, file.id, file.generation)
     )
 
 

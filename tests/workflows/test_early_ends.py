@@ -39,7 +39,7 @@ async def test_cancelling_a_batch_ends_what_has_not_ended(resources: Resources) 
     model = WatchedModel()
     async with running(orchestration(resources), cognition(resources, model)):
         batch = await half_done(resources, model)
-        await services(resources).orchestrator.cancel_batch(batch.id)
+        await services(resources).orchestrator.cancel_batch(batch)
         (ended,) = await all_ended(resources, batch)
         files = await files_of(resources, batch)
         assert ended.state == "cancelled"

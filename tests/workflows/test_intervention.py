@@ -98,7 +98,7 @@ async def test_a_file_that_waits_for_a_human_can_be_cancelled_with_its_batch(
             async with asyncio.timeout(30):
                 while (await state_of(resources, batch, 0)).state is not FileState.NEEDS_INTERVENTION:
                     await asyncio.sleep(0.05)
-            await services(resources).orchestrator.cancel_batch(batch.id)
+            await services(resources).orchestrator.cancel_batch(batch)
             (ended,) = await plant.all_ended(resources, batch)
     finally:
         await as_owner(database_url, END_REFUSING_SQL)

@@ -73,7 +73,7 @@ async def is_paused(resources: Resources, batch: Batch, pauses: int | None = Non
 async def raise_limit(resources: Resources, batch: Batch, nanodollars: int) -> None:
     resumptions = await PostgresPauses(resources.postgres).set_limit("local", batch.id, nanodollars)
     assert resumptions is not None
-    await services(resources).orchestrator.resume_batch(batch.id, resumptions)
+    await services(resources).orchestrator.resume_batch(batch, resumptions)
 
 
 async def has_paid(model: MeteredModel, calls: int) -> None:
@@ -149,7 +149,7 @@ async def test_a_paused_batch_can_be_cancelled(resources: Resources) -> None:
         batch = await class_of(resources, 5, max_concurrent=2)
         await plant.start(resources, batch)
         await is_paused(resources, batch)
-        await services(resources).orchestrator.cancel_batch(batch.id)
+        await services(resources).orchestrator.cancel_batch(batch)
         (ended,) = await plant.all_ended(resources, batch)
     assert ended.state is BatchState.CANCELLED
     states = Counter(file.state for file in await plant.files_of(resources, batch))
@@ -169,10 +169,10 @@ async def test_a_pause_survives_all_workers_and_a_lost_signal(resources: Resourc
     # the API dies between the transaction and the signal
     assert await pauses.set_limit("local", batch.id, 4) == 1
     assert await state_of(resources, batch) is BatchState.SCATTERING
-    assert await pauses.untold() == [(batch.id, 1)]
+    assert [(each.id, each.resumptions) for each in await pauses.untold()] == [(batch.id, 1)]
     async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
-        for batch_id, resumptions in await pauses.untold():
-            await services(resources).orchestrator.resume_batch(batch_id, resumptions)
+        for untold in await pauses.untold():
+            await services(resources).orchestrator.resume_batch(batch, resumptions)
         (ended,) = await plant.all_ended(resources, batch)
     assert ended.state is BatchState.COMPLETED
     assert await pauses.untold() == []

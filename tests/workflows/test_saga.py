@@ -165,7 +165,7 @@ async def test_a_saga_that_has_begun_ends_before_a_cancellation_is_heeded(resour
     async with running(orchestration(resources, WaitingCache), cognition(resources, model)):
         await start(resources, batch)
         await asyncio.wait_for(WaitingCache.entered.wait(), 20)
-        await services(resources).orchestrator.cancel_batch(batch.id)
+        await services(resources).orchestrator.cancel_batch(batch)
         # longer than a local activity may take: the step is tried again as a normal one
         await asyncio.sleep(2)
         WaitingCache.left.set()

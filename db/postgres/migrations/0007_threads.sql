@@ -34,3 +34,37 @@ CREATE VIEW langgraph_checkpoints AS
     LEFT JOIN checkpoint_blobs b ON (b.thread_id, b.checkpoint_ns, b.channel, b.version)
         = (c.thread_id, c.checkpoint_ns, v.key, v.value)
     GROUP BY c.thread_id, c.checkpoint_ns, c.checkpoint_id;
+
+-- Events from outside, each delivered to its workflow once (G6.2) -----------------------------------------
+
+CREATE TABLE external_events (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id   text NOT NULL REFERENCES tenants,
+    batch_id    uuid NOT NULL REFERENCES batches ON DELETE CASCADE,
+    file_id     uuid REFERENCES files ON DELETE CASCADE,
+    generation  integer NOT NULL CHECK (generation >= 1),
+    workflow_id text NOT NULL,
+    event_id    text NOT NULL,
+    type        text NOT NULL,
+    data        jsonb NOT NULL,
+    state       text NOT NULL DEFAULT 'stored' CHECK (state IN ('stored', 'delivered', 'undeliverable')),
+    reason      text NOT NULL DEFAULT '',
+    attempts    integer NOT NULL DEFAULT 0,
+    due_at      timestamptz NOT NULL DEFAULT now(),     -- not before then is it tried (again)
+    received_at timestamptz NOT NULL DEFAULT now(),
+    settled_at  timestamptz,
+    trace_id    text NOT NULL DEFAULT '',
+    UNIQUE (workflow_id, event_id)
+);
+CREATE INDEX external_events_due ON external_events (due_at) WHERE state = 'stored';
+CREATE INDEX external_events_in_order ON external_events (workflow_id, id);
+CREATE INDEX external_events_settled ON external_events (settled_at) WHERE settled_at IS NOT NULL;
+
+-- The newest holder of each lock; its number never goes back, not even when its row was pruned (G6.3) ------
+
+CREATE SEQUENCE lock_fence_numbers;
+CREATE TABLE lock_fences (
+    name       text PRIMARY KEY,
+    fence      bigint NOT NULL,
+    claimed_at timestamptz NOT NULL DEFAULT now()
+);
