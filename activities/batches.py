@@ -1,6 +1,7 @@
 """The moves of a running batch: scatter, barrier, gather (stations 2 and 9), and its report (10)."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,26 @@ class WindowFiles:
 
 
 @dataclass
+class RerunRef:
+    """A batch in a later generation, and how many of its files one window takes at most."""
+
+    tenant_id: str
+    batch_id: str
+    window_files: int
+    trace_id: str = ""
+
+
+@dataclass
+class RerunStretch:
+    """A stretch of ordinals, both ends included: how many files run again, and how the others have ended."""
+
+    first: int
+    last: int
+    again: int
+    ended: dict[str, int]
+
+
+@dataclass
 class EarlyEnd:
     """A batch that ends before its files do."""
 
@@ -69,13 +90,18 @@ class BatchActivities:
         await self.runs.begin_scattering(input.batch_id)
 
     @activity.defn
+    async def plan_rerun(self, input: RerunRef) -> list[RerunStretch]:
+        """Where the files are that run again: what has ended makes no windows of its own."""
+        stretches = await self.runs.stretches(input.batch_id, input.window_files)
+        return [RerunStretch(**vars(each)) for each in stretches]
+
+    @activity.defn
     async def queue_window(self, input: WindowRef) -> WindowFiles:
         """Queue the window's files; whoever was counted in, in an earlier generation, is not any more."""
         window = await self.runs.queue_window(input.batch_id, input.first, input.last)
-        try:
+        # Postgres counts; the set serves progress only
+        with suppress(RedisUnavailable):
             await self.barrier.withdraw(input.batch_id, window.file_ids)
-        except RedisUnavailable:
-            pass  # Postgres counts; the set serves progress only
         return WindowFiles(window.file_ids, window.ended)
 
     @activity.defn

@@ -28,6 +28,7 @@ from api import (
     tenants,
     threads,
     uploads,
+    workflow_events,
 )
 from api.errors import Problem, answer_defect, install_error_handlers
 from api.estimates import EstimateRequest
@@ -70,6 +71,7 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         reports,
         progress,
         submissions,
+        workflow_events,
         threads,
         census,
         conversations,

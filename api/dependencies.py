@@ -15,9 +15,11 @@ from api.metrics import ApiMetrics
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
+from domain.external_events import EventChannel, ExternalEvents
 from domain.gateway import Caller, ClientCalls, Completions, Conversations
 from domain.identity import is_segment
 from domain.keys import Costs, KeyRegister, KeyScope, Tenants
+from domain.locks import Locks
 from domain.ports import (
     AgentStates,
     Batches,
@@ -117,6 +119,9 @@ class Services:
     costs: Costs
     #: the tenant whose admin keys may make other tenants
     operator_tenant: str
+    workflow_events: ExternalEvents
+    event_channel: EventChannel
+    locks: Locks
     idempotency_keys: IdempotencyKeys
     objects: Objects
     bell: ProgressBell

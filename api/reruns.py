@@ -60,8 +60,8 @@ async def _one(request: Request, caller: Submitter, services: ServicesOf) -> For
     "/v1/batches/{batch_id}/retry-failed",
     status_code=202,
     summary="Run failed submissions again",
-    description="Begins a new generation of a batch that has ended: its failed and cancelled submissions "
-    "are assessed anew, and paid for anew; the others keep their results. A batch that has not ended is a 409.",
+    description="Begins a new generation of a batch that has ended: its failed and cancelled submissions are "
+    "assessed anew, and paid for anew; the others keep their results. A batch that has not ended is a 409.",
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 async def retry_failed(batch_id: BatchId, caller: Submitter, services: ServicesOf) -> BatchView:
@@ -77,9 +77,9 @@ async def retry_failed(batch_id: BatchId, caller: Submitter, services: ServicesO
     "/v1/batches/{batch_id}/fork",
     status_code=202,
     summary="Go on with submissions from a step",
-    description="Begins a new generation of a batch that has ended, in which each of these submissions goes on "
-    "from a checkpoint of its history: what came before is kept and not paid for again, what came after is done "
-    "anew. Refused with 404, and nothing changed, unless every submission still has such a checkpoint.",
+    description="Begins a new generation of a batch that has ended, in which each of these submissions goes "
+    "on from a checkpoint of its history: what came before is kept and not paid for again, what came after is "
+    "done anew. Refused with 404, and nothing changed, unless every one still has such a checkpoint.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=body_schema(CohortForkRequest),
 )
@@ -102,8 +102,9 @@ async def fork_batch(
     status_code=202,
     tags=["submissions"],
     summary="Go on with a submission from a checkpoint",
-    description="Begins a new generation of the submission's batch, in which it goes on from that checkpoint; "
-    "from its last one it is restored as it was. The batch must have ended, else 409; a pruned checkpoint is a 404.",
+    description="Begins a new generation of the submission's batch, in which it goes on from that "
+    "checkpoint; from a thread's last one it is restored as it was then. The batch must have ended, else 409; "
+    "a pruned checkpoint is a 404.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=body_schema(ForkRequest),
 )

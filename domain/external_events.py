@@ -52,7 +52,9 @@ class ExternalEvent:
     def read(cls, message: Mapping[str, Any]) -> Self:
         """The event of a bare message; raises as `checked`."""
         if unknown := sorted(set(message) - set(_NAMES)):
-            raise InvalidInput(f"{unknown[0]}: unknown field; known here: {', '.join(_NAMES)}.", field=unknown[0])
+            raise InvalidInput(
+                f"{unknown[0]}: unknown field; known here: {', '.join(_NAMES)}.", field=unknown[0]
+            )
         return cls.checked(message.get("event_id"), message.get("type"), message.get("data", {}))
 
     def request_id(self, workflow_id: str) -> str:
@@ -64,12 +66,15 @@ def _checked_data(data: object) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidInput("data: expected a JSON object.", field="data")
     try:
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
+        # as Temporal's payloads have it; and half a surrogate pair is no character that Postgres keeps
+        text = json.dumps(data, allow_nan=False)
+        json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"data: not JSON that can be stored: {error}", field="data") from error
-    if size > MAX_DATA_BYTES:
-        raise LimitExceeded(f"data: {size:,} bytes of JSON; an event may have {MAX_DATA_BYTES:,}.", field="data")
+    if len(text) > MAX_DATA_BYTES:
+        raise LimitExceeded(
+            f"data: {len(text):,} bytes of JSON; an event may have {MAX_DATA_BYTES:,}.", field="data"
+        )
     if _NUL.search(text):
         raise InvalidInput("data: a text holds the control character U+0000.", field="data")
     return data

@@ -589,6 +589,16 @@ class Window:
     ended: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Ordinals of a batch that runs again: how many of its files do, and how the others have ended."""
+
+    first: int
+    last: int
+    again: int
+    ended: dict[str, int]
+
+
 class BatchRuns(Protocol):
     """The moves of a running batch, each one transaction with its events."""
 
@@ -598,6 +608,10 @@ class BatchRuns(Protocol):
 
     async def queue_window(self, batch_id: str, first: int, last: int) -> "Window":
         """Queue the files with these ordinals, both included."""
+        ...
+
+    async def stretches(self, batch_id: str, files: int) -> list[Stretch]:
+        """All ordinals in stretches, each with at most so many files of the batch's generation."""
         ...
 
     async def open_barrier(self, batch_id: str) -> Counts:

@@ -101,7 +101,7 @@ class TemporalOrchestrator:
             raise _unavailable(error) from error
 
     async def batch_runs(self, batch: Batch) -> bool:
-        """Whether the workflow of the batch's generation is open; raises `NotFound` if there never was one."""
+        """Whether the workflow of the batch's generation is open; raises `NotFound` if there is none."""
         handle = self._client.get_workflow_handle(batch_workflow_id(batch.id, batch.generation))
         try:
             described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)

@@ -12,17 +12,22 @@ import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 
 from db.objects.store import ObjectStoreFiles
 from db.postgres.ledger import PostgresLedgerBooks
 from db.postgres.ledger_port import PostgresLedger
+from db.postgres.locks import PostgresAdvisoryLocks, PostgresFences
 from db.postgres.pool import APPLICATION_ROLE, Postgres, open_pool
 from db.redis.connection import RedisLink
 from db.redis.limits import RedisRateLimits
+from db.redis.locks import RedisLocks
 from db.redis.progress import OUTBOX_BELL, BellHub, progress_channel
 from db.redis.quotas import RedisQuotas
 from domain.errors import AssayError
 from gateway.figures import GatewayFigures
+from runtime.event_relay import EventFigures
+from runtime.payloads import limited
 from runtime.settings import Settings
 
 #: how long the end of a process waits for its connections (G1.4)
@@ -58,7 +63,9 @@ class Resources:
     ledger: PostgresLedger
     limits: RedisRateLimits
     quotas: RedisQuotas
+    locks: RedisLocks
     figures: GatewayFigures
+    event_figures: EventFigures
     #: what is built upon all of these, and ends before them
     ends: AsyncExitStack
 
@@ -110,8 +117,23 @@ async def open_resources(
         objects = ObjectStoreFiles.at(settings.objects_url)
         limits = RedisRateLimits(redis, processes=settings.redis.sharing_processes)
         ends = await stack.enter_async_context(AsyncExitStack())
+        fences = PostgresFences(postgres)
+        locks = RedisLocks(redis, fences, PostgresAdvisoryLocks(url, fences))
         yield Resources(
-            settings, postgres, redis, objects, temporal, hub, clock, ledger, limits, quotas, figures, ends
+            settings,
+            postgres,
+            redis,
+            objects,
+            temporal,
+            hub,
+            clock,
+            ledger,
+            limits,
+            quotas,
+            locks,
+            figures,
+            EventFigures(figures.registry),
+            ends,
         )
 
 
@@ -122,6 +144,7 @@ async def connect_temporal(settings: Settings, *, name: str, lazy: bool) -> Clie
         namespace=settings.temporal.namespace,
         identity=f"{name}@{os.getpid()}",
         lazy=lazy,
+        data_converter=limited(DataConverter.default),
     )
 
 

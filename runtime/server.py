@@ -14,6 +14,7 @@ from db.postgres.batches import PostgresBatches
 from db.postgres.conversations import PostgresConversations
 from db.postgres.costs import PostgresCosts
 from db.postgres.exams import PostgresExams
+from db.postgres.external_events import PostgresExternalEvents
 from db.postgres.pauses import PostgresPauses
 from db.postgres.prices import PostgresPrices, PostgresTokenRatios
 from db.postgres.reports import PostgresResults
@@ -22,6 +23,7 @@ from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresT
 from db.postgres.thread_history import PostgresThreadHistory
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
+from db.redis.workflow_events import RedisWorkflowEvents
 from db.states import StoredAgentStates
 from domain.gateway import Completions
 from gateway.catalogue import canonical_name, catalogue
@@ -55,6 +57,9 @@ def services(
         tenants=PostgresTenants(postgres),
         costs=PostgresCosts(postgres, resources.ledger.books),
         operator_tenant=settings.tenant_id,
+        workflow_events=PostgresExternalEvents(postgres),
+        event_channel=RedisWorkflowEvents(redis),
+        locks=resources.locks,
         idempotency_keys=PostgresIdempotencyKeys(postgres),
         objects=resources.objects,
         bell=RedisProgressBell(resources.hub),

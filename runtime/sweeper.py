@@ -1,8 +1,8 @@
 """The sweeper: no batch waits for a workflow that will never come, nor for word that was lost.
 
-A crash between `complete`, or a re-run, and the workflow's start leaves a batch without one; a workflow that is
-terminated by hand leaves a batch that nobody ends; a crash between a raised limit and the signal leaves
-a workflow that waits. All are rare, so looking once a minute is enough.
+A crash between `complete`, or a re-run, and the workflow's start leaves a batch without one; a workflow
+that is terminated by hand leaves a batch that nobody ends; a crash between a raised limit and the signal
+leaves a workflow that waits. All are rare, so looking once a minute is enough.
 """
 
 import asyncio

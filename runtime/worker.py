@@ -24,15 +24,19 @@ from activities.pauses import PauseActivities
 from activities.persist import PersistActivities
 from db.postgres.batches import PostgresBatchRuns
 from db.postgres.exams import PostgresExams
+from db.postgres.external_events import PostgresExternalEvents
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
+from db.postgres.locks import PostgresFences
 from db.postgres.pauses import PostgresPauses
 from db.postgres.quotas import PostgresQuotaAudit
 from db.postgres.reports import PostgresResults
 from db.redis.barrier import RedisBarrier
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
+from db.redis.workflow_events import RedisWorkflowEvents
 from db.relay import OutboxRelay
 from domain.ports import Models
+from runtime.event_relay import EventRelay, EventSignals
 from runtime.gateway import door, models
 from runtime.orchestrator import TemporalOrchestrator
 from runtime.reconciling import QuotaReconciler
@@ -84,6 +88,9 @@ async def serving(
         background.append(sweeper(resources).run())
         background.append(LedgerSweeper(resources.ledger, resources.clock).run())
         background.append(reconciler(resources).run())
+        events = event_relay(resources)
+        background.append(events.run())
+        background.append(RedisWorkflowEvents(resources.redis).listen(events.hear))
     if threads:
         background.append(thread_sweeper(resources).run())
     async with AsyncExitStack() as stack:
@@ -110,6 +117,16 @@ def thread_sweeper(resources: Resources) -> ThreadSweeper:
     worker = resources.settings.worker
     retention = Retention(worker.keep_threads_days, worker.keep_last_checkpoints_days)
     return ThreadSweeper(PostgresThreadRetention(resources.postgres, resources.clock, retention))
+
+
+def event_relay(resources: Resources) -> EventRelay:
+    """What brings events from outside to their workflows."""
+    return EventRelay(
+        PostgresExternalEvents(resources.postgres),
+        PostgresFences(resources.postgres),
+        EventSignals(resources.temporal),
+        resources.event_figures,
+    )
 
 
 def reconciler(resources: Resources) -> QuotaReconciler:
@@ -158,6 +175,7 @@ def orchestration_worker(resources: Resources) -> Worker:
         workflows=[BatchWorkflow, WindowWorkflow, GradingWorkflow],
         activities=[
             batches.begin_scattering,
+            batches.plan_rerun,
             batches.queue_window,
             batches.open_barrier,
             batches.gather_results,

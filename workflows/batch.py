@@ -27,16 +27,26 @@ from temporalio.exceptions import (
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities.batches import BatchActivities, BatchRef, EarlyEnd, WindowFiles, WindowRef
+    from activities.batches import (
+        BatchActivities,
+        BatchRef,
+        EarlyEnd,
+        RerunRef,
+        RerunStretch,
+        WindowFiles,
+        WindowRef,
+    )
     from activities.pauses import PauseActivities, ResumedInput
     from activities.persist import FailureInput, PersistActivities
     from domain.batch import Counts, Pause, Progress
+    from domain.external_events import ExternalEvent
     from domain.identity import file_workflow_id, window_workflow_id
     from domain.money import Money
     from domain.states import BatchState
     from domain.timings import WINDOW_FILES, Timings
 
 from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, SPENT, STAGE, TENANT
+from workflows.events import ReceivedEvents
 from workflows.grading import GradingInput, GradingResult, GradingWorkflow
 from workflows.options import (
     AWAIT_TIMEOUT,
@@ -129,6 +139,7 @@ class BatchWorkflow:
         self._open: set[int] = set()
         self._pause: Pause | None = None
         self._resumptions = 0
+        self._events = ReceivedEvents()
 
     @workflow.run
     async def run(self, input: BatchInput) -> BatchResult:
@@ -190,8 +201,18 @@ class BatchWorkflow:
             self._pause = None
             self._touch()
 
+    @workflow.signal
+    def external_event(self, event: ExternalEvent) -> None:
+        """The world outside has something to say."""
+        self._events.take(event)
+
+    @workflow.query
+    def events(self) -> list[ExternalEvent]:
+        """The newest events from outside, oldest first."""
+        return self._events.newest()
+
     async def _scatter(self, input_: BatchInput) -> None:
-        waiting = deque(plan_windows(input_))
+        waiting = deque(await self._plan(input_))
         self._windows = {window.index: window for window in waiting}
         lanes = min(WINDOWS_AT_ONCE, len(waiting), input_.max_concurrent)
         shares = divide(input_.max_concurrent, lanes)
@@ -201,6 +222,17 @@ class BatchWorkflow:
             await together(lanes_run, before_stopping=waiting.clear)
         finally:
             governor.cancel()
+
+    async def _plan(self, input_: BatchInput) -> list[WindowInput]:
+        if input_.generation == 1:
+            return plan_windows(input_)
+        stretches: list[RerunStretch] = await durably(
+            BatchActivities.plan_rerun,
+            RerunRef(input_.tenant_id, input_.batch_id, input_.window_files, input_.trace_id),
+        )
+        # what has ended is counted before its window opens
+        self._reports = {index: WindowReport(index, dict(each.ended)) for index, each in enumerate(stretches)}
+        return plan_rerun_windows(input_, stretches)
 
     async def _govern(self, input_: BatchInput) -> None:
         """Carry pauses from window to window, and resumptions down to all of them."""
@@ -298,7 +330,7 @@ class BatchWorkflow:
         counts = Counts()
         for index, window in self._windows.items():
             report = self._reports.get(index, WindowReport(index))
-            if index not in self._open and not report.ended:
+            if index not in self._open and index not in self._reports:
                 continue
             for state, files in report.ended.items():
                 setattr(counts, state, getattr(counts, state) + files)
@@ -498,6 +530,16 @@ def plan_windows(batch: BatchInput) -> list[WindowInput]:
         windows.append(WindowInput(batch, index, first, first + size - 1, share=0, report_every=every))
         first += size
     return windows
+
+
+def plan_rerun_windows(batch: BatchInput, stretches: list[RerunStretch]) -> list[WindowInput]:
+    """A window a stretch; they report as often as their files that run again are worth."""
+    again = sum(each.again for each in stretches)
+    every = max(1, -(-again // REPORTS_PER_BATCH))
+    return [
+        WindowInput(batch, index, each.first, each.last, share=0, report_every=every)
+        for index, each in enumerate(stretches)
+    ]
 
 
 def pause_line(pause: Pause | None) -> str:

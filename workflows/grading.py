@@ -16,9 +16,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
     from domain.batch import AgentState, Pause
     from domain.errors import BudgetExhausted, CheckpointNotSaved
+    from domain.external_events import RETRY, ExternalEvent
     from domain.timings import Timings
 
 from workflows.attributes import NEEDS_INTERVENTION, STAGE
+from workflows.events import ReceivedEvents
 from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT
 from workflows.saga import Saga, details_of, durably, failure_of, promptly
 from workflows.signals import tell
@@ -58,6 +60,7 @@ class GradingWorkflow:
         self._agent = AgentState()
         self._resumptions = 0
         self._retries = 0
+        self._events = ReceivedEvents()
 
     @workflow.run
     async def run(self, input: GradingInput) -> GradingResult:
@@ -105,6 +108,17 @@ class GradingWorkflow:
     def retry(self) -> None:
         """A human has seen to what the file waits for."""
         self._retries += 1
+
+    @workflow.signal
+    def external_event(self, event: ExternalEvent) -> None:
+        """The world outside has something to say; `retry` means what a human's does."""
+        if self._events.take(event) and event.type == RETRY:
+            self._retries += 1
+
+    @workflow.query
+    def events(self) -> list[ExternalEvent]:
+        """The newest events from outside, oldest first."""
+        return self._events.newest()
 
     async def _assess_through_waits(self, input_: GradingInput) -> AssessResult:
         """Assess; where money or a human is needed, keep the run, wait, and go on with the same thread."""

@@ -1,7 +1,7 @@
 """Batches and files: each move of a state machine is one transaction with its event."""
 
-from collections import Counter
 from datetime import UTC
+from itertools import groupby
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -22,7 +22,7 @@ from domain.batch import (
 )
 from domain.errors import BatchFrozen, Conflict, EmptyBatch, FileExists, LimitExceeded, NotFound
 from domain.estimates import FileSize
-from domain.ports import EventPosition, StoredUpload, Upload, Window
+from domain.ports import EventPosition, StoredUpload, Stretch, Upload, Window
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 
 BATCH_COLUMNS = """
@@ -139,8 +139,21 @@ WITH before AS (
 INSERT INTO progress_events (batch_id, file_id, event_type)
 SELECT %(batch_id)s, id, 'FileScattered' FROM before
 """
+# one row a file that is open, and one a final state: a re-run's window may span all of a large batch
 WINDOW_SQL = """
-SELECT id, state FROM files WHERE batch_id = %s AND ordinal BETWEEN %s AND %s ORDER BY ordinal
+SELECT CASE WHEN state = ANY(%(final)s) THEN NULL ELSE id END AS open_id, state, count(*) AS files FROM files
+WHERE batch_id = %(batch_id)s AND ordinal BETWEEN %(first)s AND %(last)s GROUP BY 1, 2 ORDER BY min(ordinal)
+"""
+# by the files of the batch's generation, which stay the same however far they are: a reset finds the same stretches
+STRETCHES_SQL = """
+WITH numbered AS (
+    SELECT f.ordinal, f.state, f.generation = b.generation AS again,
+           count(*) FILTER (WHERE f.generation = b.generation) OVER (ORDER BY f.ordinal) AS so_far
+    FROM files f JOIN batches b ON b.id = f.batch_id WHERE b.id = %(batch_id)s
+)
+SELECT greatest(so_far - 1, 0) / %(files)s AS stretch, state, min(ordinal) AS first, max(ordinal) AS last,
+       count(*) AS files, count(*) FILTER (WHERE again) AS again
+FROM numbered GROUP BY 1, 2 ORDER BY 1, 3
 """
 CANCEL_FILES_SQL = """
 WITH before AS (
@@ -413,10 +426,25 @@ class PostgresBatchRuns:
                     "origins": FILE_MACHINE.origins_of(FileState.QUEUED),
                 },
             )
-            cursor = await connection.execute(WINDOW_SQL, [batch_id, first, last])
+            cursor = await connection.execute(
+                WINDOW_SQL, {"batch_id": batch_id, "first": first, "last": last, "final": _FINAL_FILE}
+            )
             rows = await cursor.fetchall()
-        ended = Counter(row["state"] for row in rows if row["state"] in FILE_MACHINE.final)
-        return Window([str(row["id"]) for row in rows if row["state"] not in ended], dict(ended))
+        ended = {row["state"]: row["files"] for row in rows if row["open_id"] is None}
+        return Window([str(row["open_id"]) for row in rows if row["open_id"] is not None], ended)
+
+    async def stretches(self, batch_id: str, files: int) -> list[Stretch]:
+        """All ordinals in stretches, each with at most so many files of the batch's generation."""
+        rows = await self._postgres.rows(STRETCHES_SQL, {"batch_id": batch_id, "files": files})
+        return [
+            Stretch(
+                first=min(row["first"] for row in of_one),
+                last=max(row["last"] for row in of_one),
+                again=sum(row["again"] for row in of_one),
+                ended={row["state"]: row["files"] for row in of_one if row["state"] in FILE_MACHINE.final},
+            )
+            for of_one in (list(group) for _, group in groupby(rows, key=lambda row: row["stretch"]))
+        ]
 
     async def open_barrier(self, batch_id: str) -> Counts:
         """scattering → scattered, once every file is final."""

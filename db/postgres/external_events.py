@@ -24,8 +24,8 @@ WHERE b.id = %(batch_id)s AND b.tenant_id = %(tenant_id)s AND b.generation >= %(
 STORE_SQL = f"""
 INSERT INTO external_events
     (tenant_id, batch_id, file_id, generation, workflow_id, event_id, type, data, trace_id)
-SELECT %(tenant_id)s, %(batch_id)s, %(file_id)s, %(generation)s, %(workflow_id)s, %(event_id)s, %(type)s, %(data)s,
-       %(trace_id)s
+SELECT %(tenant_id)s, %(batch_id)s::uuid, %(file_id)s::uuid, %(generation)s, %(workflow_id)s, %(event_id)s, %(type)s,
+       %(data)s, %(trace_id)s
 WHERE (SELECT count(*) FROM external_events WHERE workflow_id = %(workflow_id)s) < {MAX_EVENTS}
 ON CONFLICT (workflow_id, event_id) DO NOTHING
 RETURNING *
@@ -61,7 +61,7 @@ UPDATE external_events SET reason = %s, due_at = now() + %s * interval '1 second
 # each generation has its workflow: one that has ended, or that a newer one has followed, never comes back
 ENDED_SQL = """
 SELECT CASE WHEN e.file_id IS NULL THEN b.generation > e.generation OR b.status = ANY(%s)
-            ELSE f.generation > e.generation OR f.status = ANY(%s) END AS ended
+            ELSE f.generation > e.generation OR f.state = ANY(%s) END AS ended
 FROM external_events e JOIN batches b ON b.id = e.batch_id LEFT JOIN files f ON f.id = e.file_id
 WHERE e.id = %s
 """

@@ -468,9 +468,13 @@ class LedgerWriter:
             book = await _load(connection, commands, accounts, days, self._clock.now(), lock_timeout_seconds)
             outcomes = [_decided(command, book) for command in commands]
             await _store(connection, book)
-        except BaseException:
+        except BaseException as error:
             self.figures.rolled_back += 1
             await _roll_back(connection)
+            if isinstance(error, psycopg.Error):
+                # the driver keeps names of statements that an aborted pipeline has never prepared, and every
+                # later use of one fails
+                await self._disconnect()
             raise
         return book, outcomes
 

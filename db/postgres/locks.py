@@ -64,7 +64,12 @@ class PostgresAdvisoryLocks:
     """Locks on connections of their own: the server frees one whose holder dies, or is silent for a lease."""
 
     def __init__(
-        self, url: str, fences: PostgresFences, *, lease_seconds: float = LEASE_SECONDS, at_once: int = _AT_ONCE
+        self,
+        url: str,
+        fences: PostgresFences,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        at_once: int = _AT_ONCE,
     ) -> None:
         self._url = url
         self._fences = fences

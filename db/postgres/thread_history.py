@@ -151,9 +151,9 @@ def _decode(type_: str, stored: bytes, *, tasks: bool = False) -> Any:
     type_, content = unsealed(type_, stored)
     if type_ == "null":
         return None
+    if type_ != "msgpack":
+        raise CorruptCheckpoint(f"A stored {type_} value is no plain data.")
     try:
-        if type_ != "msgpack":
-            raise ValueError(f"a value of type {type_} is no plain data")
         value = ormsgpack.unpackb(content, ext_hook=_task if tasks else _plain, option=_MSGPACK)
         json.dumps(value)  # it is told as JSON, which has no bytes
     except (TypeError, ValueError) as error:

@@ -105,8 +105,9 @@ class RedisLocks:
     async def _extend(self, lease: Lease, token: str) -> bool:
         asked = time.monotonic()
         with self._link.use() as client:
-            keys, arguments = [lock_key(lease.name)], [token, self._milliseconds]
-            extended = bool(await self._extend_script(keys, arguments, client))
+            extended = bool(
+                await self._extend_script([lock_key(lease.name)], [token, self._milliseconds], client)
+            )
         if extended:
             lease.extend(asked)
         return extended

@@ -1,7 +1,7 @@
 """What the load rests on: a simulated upstream, the real API before it, and ways to look at its books."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -52,17 +52,18 @@ class Field:
         (number,) = row.values()
         return int(number)
 
-    async def snapshot(self, accounts: Sequence[Account]) -> dict[str, dict[str, str]]:
-        """What Redis has now, to be restored later."""
+    async def snapshot(self, accounts: Sequence[Account]) -> None:
+        """Keep what Redis has now."""
         with self.resources.redis.use() as client:
-            return {key: await client.hgetall(key) for key in map(copy_key, accounts)}
+            for key in map(copy_key, accounts):
+                assert await client.copy(key, f"kept:{key}", replace=True)
 
-    async def restore(self, old: Mapping[str, Mapping[str, str]]) -> None:
-        """Put an old state of Redis back, as a restored snapshot would."""
+    async def restore(self, accounts: Sequence[Account]) -> None:
+        """Put back what was kept, as a restored snapshot would."""
         with self.resources.redis.use() as client:
-            for key, fields in old.items():
-                await client.delete(key)
-                await client.hset(key, mapping=dict(fields))
+            for key in map(copy_key, accounts):
+                assert await client.copy(f"kept:{key}", key, replace=True)
+                await client.delete(f"kept:{key}")
 
     async def quiet(self) -> None:
         """Wait until no call is under way: whoever has left is settled for, too."""

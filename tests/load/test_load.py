@@ -96,11 +96,11 @@ async def test_a_restored_old_redis_is_repaired_upward(stage: Field) -> None:
     await press(stage, users=3, spawned_per_second=100, seconds=0.3)
     await stage.quiet()
     accounts = [each.account for each in await stage.agreeing()]
-    old = await stage.snapshot(accounts)
+    await stage.snapshot(accounts)
     await press(stage, users=3, spawned_per_second=100, seconds=0.3, seed=12)
     await stage.quiet()
     await stage.agreeing()
-    await stage.restore(old)
+    await stage.restore(accounts)
     copies, balances = await stage.copies(accounts), await stage.balances()
     assert all(
         copy and copy.version < balance.version and copy.spent < balance.spent

@@ -122,12 +122,12 @@ class Chaos:
     """Does one thing after another to an installation, at random and without waiting for the last to end."""
 
     #: between two deeds
-    PAUSE_SECONDS = (1.0, 3.0)
+    PAUSE_SECONDS = (0.5, 2.0)
 
     def __init__(self, up: Up, second: SecondWorker, seed: int) -> None:
         self._up = up
         self._second = second
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311  what is drawn hides nothing
         self._doing = ThreadPoolExecutor(max_workers=8, thread_name_prefix="chaos")
         self._begun: list[Future[None]] = []
         self._deck: list[str] = []
@@ -252,10 +252,12 @@ SELECT event_type || coalesce(' ' || (data ->> 'to'), '') AS told, count(*) AS n
 FROM progress_events WHERE batch_id = %s AND file_id IS NOT NULL GROUP BY told
 """
 ATTEMPTS_SQL = """
-SELECT sum(t.epoch)::integer AS number FROM agent_threads t JOIN files f ON f.id = t.file_id WHERE f.batch_id = %s
+SELECT sum(t.epoch)::integer AS number FROM agent_threads t JOIN files f ON f.id = t.file_id
+WHERE f.batch_id = %s
 """
 ACCOUNT_SQL = """
-SELECT spent_nanodollars AS spent, held_nanodollars AS held FROM ledger_accounts WHERE scope = 'batch' AND subject = %s
+SELECT spent_nanodollars AS spent, held_nanodollars AS held FROM ledger_accounts
+WHERE scope = 'batch' AND subject = %s
 """
 DOUBTS_SQL = "SELECT coalesce(sum(open_nanodollars), 0)::bigint AS open FROM ledger_holds WHERE batch_id = %s"
 UNSETTLED_SQL = "SELECT 1 FROM ledger_holds WHERE batch_id = %s AND state IN ('held', 'dispatched') LIMIT 1"

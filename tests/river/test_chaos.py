@@ -1,4 +1,4 @@
-"""A batch under chaos: workers killed and stopped, Valkey flushed, Postgres gone for seconds; all comes out right.
+"""A batch under chaos: workers killed and stopped, Valkey flushed, Postgres gone for seconds.
 
 The seed is printed; `CHAOS_SEED=… make chaos` does the same things in the same order again.
 """

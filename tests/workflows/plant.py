@@ -216,7 +216,9 @@ def _causes(outcome: object) -> str:
 
 def handle_of(resources: Resources, batch: Batch) -> WorkflowHandle[BatchWorkflow, Any]:
     """The batch's workflow."""
-    return resources.temporal.get_workflow_handle_for(BatchWorkflow.run, batch_workflow_id(batch.id, batch.generation))
+    return resources.temporal.get_workflow_handle_for(
+        BatchWorkflow.run, batch_workflow_id(batch.id, batch.generation)
+    )
 
 
 def child_of(resources: Resources, file: StoredFile) -> WorkflowHandle[GradingWorkflow, Any]:

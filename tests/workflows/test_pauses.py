@@ -172,7 +172,7 @@ async def test_a_pause_survives_all_workers_and_a_lost_signal(resources: Resourc
     assert [(each.id, each.resumptions) for each in await pauses.untold()] == [(batch.id, 1)]
     async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
         for untold in await pauses.untold():
-            await services(resources).orchestrator.resume_batch(batch, resumptions)
+            await services(resources).orchestrator.resume_batch(untold, untold.resumptions)
         (ended,) = await plant.all_ended(resources, batch)
     assert ended.state is BatchState.COMPLETED
     assert await pauses.untold() == []

@@ -1,4 +1,4 @@
-"""A batch that has ended runs again: its failed files, or a cohort from a step on; the rest stays as it was."""
+"""A batch that has ended runs again: its failed files, or a cohort from a step on; the rest stays."""
 
 import asyncio
 from typing import Any

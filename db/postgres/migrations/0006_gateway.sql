@@ -21,6 +21,9 @@ ALTER TABLE ledger_journal ADD COLUMN choices text NOT NULL DEFAULT '';
 ALTER TABLE ledger_holds ADD COLUMN client_call_id text NOT NULL DEFAULT '';
 CREATE INDEX ledger_holds_of_clients ON ledger_holds (api_key_id, request_hash) WHERE client_call_id <> '';
 
+-- For the copies in Redis: what changed lately. A block range index leaves a hot account's updates in their page.
+CREATE INDEX ledger_accounts_by_change ON ledger_accounts USING brin (updated_at) WITH (pages_per_range = 16);
+
 -- Conversations: turns in order, one at a time -------------------------------------------------------
 
 -- A turn is taken with a token and given back with its messages; one that nobody gives back ends by itself.
