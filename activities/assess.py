@@ -1,10 +1,11 @@
 """Assess one submission: the agent's whole run is this one activity (station 4)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from temporalio import activity
@@ -66,6 +67,12 @@ class AssessActivities:
     @activity.defn
     async def assess_submission(self, input: AssessInput) -> AssessResult:
         """Grade the submission, resuming an earlier attempt's work, and propose the assessment."""
+        reporter = _StateReporter(self.states, input)
+        # from the first wait to the last: whatever is slow, this worker is alive
+        async with _beside(reporter.beat):
+            return await self._assess(input, reporter)
+
+    async def _assess(self, input: AssessInput, reporter: "_StateReporter") -> AssessResult:
         submission = await self.submissions.find(input.file_id)
         if submission.state in FILE_MACHINE.final:
             return AssessResult(ended=submission.state)
@@ -78,13 +85,14 @@ class AssessActivities:
                 thread_id=thread_id,
                 workflow_id=info.workflow_id or "",
                 first_execution_run_id=input.first_execution_run_id,
+                scheduled_at=info.scheduled_time,
             )
         )
         if epoch is None:
             raise EpochSuperseded(
                 f"File {input.file_id} has ended in generation {input.generation}, or has a newer run."
             )
-        async with _reporting(self.states, input) as reporter:
+        async with _beside(reporter.tell):
             exam = await self.exams.read(submission.exam_id, submission.rubric_version)
             content = await self.objects.read(submission.object_key)
             answers = await self.intake.read(submission.name, content, exam.questions)
@@ -117,17 +125,17 @@ class AssessActivities:
 
 
 @asynccontextmanager
-async def _reporting(states: StatePublisher, input_: AssessInput) -> "AsyncIterator[_StateReporter]":
-    reporter = _StateReporter(states, input_)
-    tasks = [asyncio.create_task(reporter.beat()), asyncio.create_task(reporter.tell())]
+async def _beside(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Do the work beside the block, until it ends."""
+    ended = asyncio.Event()
+    task = asyncio.create_task(work(ended))
     try:
-        yield reporter
+        yield
     finally:
         # said too, as a library may lose a cancellation (`asyncio.wait_for` does before Python 3.12)
-        reporter.ended = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class _StateReporter:
@@ -141,7 +149,6 @@ class _StateReporter:
         self._input = input_
         self._state = AgentState(thread_id=activity.info().workflow_run_id or "", stage="starting")
         self._changed = asyncio.Event()
-        self.ended = False
 
     def note(self, state: AgentState) -> None:
         """Hear of a durable step."""
@@ -149,19 +156,19 @@ class _StateReporter:
         self._changed.set()
         activity.heartbeat(vars(state))
 
-    async def beat(self) -> None:
+    async def beat(self, ended: asyncio.Event) -> None:
         """Heartbeat four times in each heartbeat timeout, also while a model call is pending."""
         timeout = activity.info().heartbeat_timeout or timedelta(seconds=10)
-        while not self.ended:
+        while not ended.is_set():
             activity.heartbeat(vars(self._state))
             await asyncio.sleep(timeout.total_seconds() / 4)
 
-    async def tell(self) -> None:
+    async def tell(self, ended: asyncio.Event) -> None:
         """Show each new state in Redis, and to the workflow at most once in the interval."""
         loop = asyncio.get_running_loop()
         signal_at = loop.time() + self._input.state_interval_seconds
         signalled = self._state
-        while not self.ended:
+        while not ended.is_set():
             if signalled is not self._state and loop.time() >= signal_at:
                 signalled, signal_at = self._state, loop.time() + self._input.state_interval_seconds
                 await _signal(signalled)

@@ -15,11 +15,14 @@ from domain.errors import AssayError, Defect
 #: the names under which an activity's input carries its context into every log line
 _CONTEXT = ("trace_id", "tenant_id", "batch_id", "file_id")
 
+#: a failure is a payload, too, in the history of whoever waits for it
+_MESSAGE_LENGTH = 10_000
+
 
 def to_application_error(error: AssayError) -> ApplicationError:
     """The error as workflows see it: its code as type, retryable as its class decides."""
     return ApplicationError(
-        error.message,
+        error.message[:_MESSAGE_LENGTH],
         *([facts] if (facts := error.facts()) else []),
         type=error.code,
         non_retryable=not error.retryable,

@@ -78,8 +78,8 @@ async def retry_failed(batch_id: BatchId, caller: Submitter, services: ServicesO
     status_code=202,
     summary="Go on with submissions from a step",
     description="Begins a new generation of a batch that has ended, in which each of these submissions goes "
-    "on from a checkpoint of its history: what came before is kept and not paid for again, what came after is "
-    "done anew. Refused with 404, and nothing changed, unless every one still has such a checkpoint.",
+    "on from a checkpoint of its history: what came before is kept and not paid for again, what came after "
+    "is done anew. Refused with 404, and nothing changed, unless every one still has such a checkpoint.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=body_schema(CohortForkRequest),
 )
@@ -103,8 +103,8 @@ async def fork_batch(
     tags=["submissions"],
     summary="Go on with a submission from a checkpoint",
     description="Begins a new generation of the submission's batch, in which it goes on from that "
-    "checkpoint; from a thread's last one it is restored as it was then. The batch must have ended, else 409; "
-    "a pruned checkpoint is a 404.",
+    "checkpoint; from a thread's last one it is restored as it was then. The batch must have ended, else "
+    "409; a pruned checkpoint is a 404.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=body_schema(ForkRequest),
 )

@@ -120,8 +120,8 @@ class CheckpointState(CheckpointView):
 @router.get(
     "/{submission_id}/checkpoints",
     summary="List a submission's checkpoints",
-    description="Of all its threads that are still kept: one a generation, and one more for each reset of its "
-    "workflow; newest first. A fork begins with copies of the checkpoints that it goes on from.",
+    description="Of all its threads that are still kept, newest first: one a generation, and one more for each "
+    "reset of its workflow. A fork begins with copies of the checkpoints that it goes on from.",
     responses=problems(401, 403, 404, 422, 503),
 )
 async def list_checkpoints(

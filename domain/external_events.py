@@ -38,7 +38,7 @@ class ExternalEvent:
         """The event; raises `InvalidInput` or `LimitExceeded` with the name of the field."""
         if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
             raise InvalidInput(
-                "event_id: expected 1 to 100 letters, digits and _ . : @ -, beginning with a letter or digit.",
+                "event_id: expected 1 to 100 letters, digits and _ . : @ -, a letter or digit first.",
                 field="event_id",
             )
         if not isinstance(type_, str) or not _TYPE.fullmatch(type_):

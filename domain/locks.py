@@ -1,4 +1,4 @@
-"""Locks between processes: leases that end by themselves, numbered so that an older one cannot write (G6.3)."""
+"""Locks between processes: leases that end by themselves, and whose numbers refuse a late write (G6.3)."""
 
 import time
 from contextlib import AbstractAsyncContextManager

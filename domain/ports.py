@@ -124,6 +124,8 @@ class AssessmentStart:
     thread_id: str
     workflow_id: str
     first_execution_run_id: str
+    #: the run's agent, for the first time; now by default
+    scheduled_at: datetime | None = None
 
 
 # --- what outlives a process ---------------------------------------------------------------------

@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,8 +22,10 @@ from runtime.exam_commands import exam_commands
 from runtime.key_commands import key_commands
 from runtime.ledger_commands import ledger_commands
 from runtime.price_commands import price_commands
+from runtime.rerun_commands import installed_client, rerun_commands
 from runtime.settings import Settings
 from runtime.tenant_commands import tenant_commands
+from runtime.thread_commands import thread_commands
 
 OK, FAILED, BAD_INPUT, UNAVAILABLE, PARTIAL = 0, 1, 2, 3, 4
 
@@ -41,6 +42,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(rerun_commands)
+app.add_typer(thread_commands)
 app.add_typer(exam_commands)
 app.add_typer(ledger_commands)
 app.add_typer(price_commands)
@@ -139,24 +142,6 @@ def _leave(code: int) -> None:
     # temporalio's threads sometimes crash the interpreter while it is taken down (sdk-python #300);
     # everything is flushed, so nothing needs to be taken down
     os._exit(code)
-
-
-@contextmanager
-def _client() -> "Iterator[Any]":
-    from runtime.client import ApiClient, ApiUnreachable
-    from runtime.local import running_installation
-
-    settings = Settings()
-    running = running_installation(settings.folder.resolve())
-    url = settings.api.url or (running.api_url if running else None)
-    key = settings.api.key.get_secret_value() if settings.api.key else (running.key if running else None)
-    if url is None or key is None:
-        raise ApiUnreachable(
-            f"Nothing runs in {settings.folder}. Start it with `assay up`, "
-            "or set ASSAY_API__URL and ASSAY_API__KEY."
-        )
-    with ApiClient(url, key) as client:
-        yield client
 
 
 def _print_json(document: Any) -> None:
@@ -435,7 +420,7 @@ def grade(
     from runtime.grading import grade as grade_files
     from runtime.grading import show_report, show_tables
     from runtime.handing_in import Submissions, TableColumns
-    from runtime.watching import watch_batch
+    from runtime.watching import exit_code, watch_batch
 
     _check_limit(limit_usd)
     tables: list[dict[str, Any]] = []
@@ -444,7 +429,7 @@ def grade(
         show_tables(submissions, err)
         tables.extend(each.mapping for each in submissions.tables)
 
-    with _client() as client:
+    with installed_client() as client:
         refused: list[str] = []
         batch_id = grade_files(
             client,
@@ -470,7 +455,7 @@ def grade(
         state = watch_batch(client, batch_id, console=err)
         report = client.report(batch_id)
     _print_json({**report, **read}) if json_ else show_report(report, out)
-    code = _exit_code(state)
+    code = exit_code(state)
     raise typer.Exit(PARTIAL if refused and code == OK else code)
 
 
@@ -588,7 +573,7 @@ def estimate(
     from runtime.handing_in import TableColumns
 
     refused: list[str] = []
-    with _client() as client:
+    with installed_client() as client:
         columns = TableColumns(student, map_ or ())
         estimated = estimate_cost(client, exam, files, model, columns, refused.append)
     for line in refused:
@@ -607,7 +592,7 @@ def batches(
 
     Example: assay batches --state completed
     """
-    with _client() as client:
+    with installed_client() as client:
         parameters = {"page": page, "page_size": 20} | ({"state": state} if state else {})
         answer = client.get("/v1/batches", **parameters)
     if json_:
@@ -633,12 +618,12 @@ def watch(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The bat
 
     Example: assay watch 0197c1de-…
     """
-    from runtime.watching import watch_batch
+    from runtime.watching import exit_code, watch_batch
 
-    with _client() as client:
+    with installed_client() as client:
         state = watch_batch(client, batch_id, console=err)
     out.print(state)
-    raise typer.Exit(_exit_code(state))
+    raise typer.Exit(exit_code(state))
 
 
 @app.command()
@@ -649,7 +634,7 @@ def cancel(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The ba
     """
     from domain.states import BATCH_MACHINE
 
-    with _client() as client:
+    with installed_client() as client:
         answer = client.post(f"/v1/batches/{batch_id}/cancel")
     # the workflow of a running or paused batch ends it in a moment
     over = answer["status"] in BATCH_MACHINE.final
@@ -667,7 +652,7 @@ def limit(
     """
     stated = None if usd == "none" else usd
     _check_limit(stated)
-    with _client() as client:
+    with installed_client() as client:
         answer = client.post(f"/v1/batches/{batch_id}/limit", {"limit_usd": stated})
     shown = "no limit" if answer["limit_usd"] is None else f"at most ${answer['limit_usd']}"
     out.print(f"{answer['batch_id']}: {answer['status']}, {shown}")
@@ -679,7 +664,7 @@ def resume(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The ba
 
     Example: assay resume 0197c1de-…
     """
-    with _client() as client:
+    with installed_client() as client:
         answer = client.post(f"/v1/batches/{batch_id}/resume")
     out.print(f"{answer['batch_id']}: {answer['status']}")
 
@@ -705,7 +690,7 @@ def report(
     from runtime.grading import show_report
 
     chosen = _report_format({"json": json_, "csv": csv, "html": html}, file)
-    with _client() as client:
+    with installed_client() as client:
         if chosen is None:
             show_report(client.report(batch_id), out)
         elif chosen == "json" and file is None:
@@ -764,7 +749,7 @@ def _census(machine: str) -> dict[str, int]:
     from runtime.client import ApiUnreachable
 
     try:
-        with _client() as client:
+        with installed_client() as client:
             census: dict[str, int] = client.get("/v1/census")[machine]
             return census
     except ApiUnreachable:
@@ -849,10 +834,6 @@ def simulate_upstream(
             await stop.wait()
 
     _run(run, loop_factory=uvloop.new_event_loop)
-
-
-def _exit_code(state: str) -> int:
-    return {"completed": OK, "partial": PARTIAL}.get(state, FAILED)
 
 
 if __name__ == "__main__":

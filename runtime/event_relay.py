@@ -1,7 +1,7 @@
 """The event relay: every stored event becomes exactly one signal; a bare message at most one (G6.2).
 
-Temporal takes one signal for each request id, which comes from the event's own id: what is delivered again after
-a crash, or by two relays, is nothing new. An event whose workflow has not begun waits for it.
+Temporal takes one signal for each request id, which comes from the event's own id: what is delivered again
+after a crash, or by two relays, is nothing new. An event whose workflow has not begun waits for it.
 """
 
 import asyncio

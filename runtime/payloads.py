@@ -3,13 +3,21 @@
 Temporal refuses what is over 2 MB only when it is sent, and then a workflow's task is tried again for ever.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
+from temporalio.client import (
+    Interceptor,
+    OutboundInterceptor,
+    SignalWorkflowInput,
+    StartWorkflowInput,
+    WorkflowHandle,
+)
 from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.exceptions import ApplicationError
 
 from activities.failures import to_application_error
 from domain.errors import PayloadTooLarge
@@ -39,6 +47,44 @@ def limited(converter: DataConverter) -> DataConverter:
     return replace(converter, payload_converter_class=LimitedPayloadConverter)
 
 
+class PayloadLimits(Interceptor):
+    """Lets a client's callers meet `PayloadTooLarge` as a condition of ours."""
+
+    def intercept_client(
+        self,
+        next: OutboundInterceptor,  # noqa: A002  # Temporal's name
+    ) -> OutboundInterceptor:
+        """Temporal's hook."""
+        return _Translating(super().intercept_client(next))
+
+
+class _Translating(OutboundInterceptor):
+    async def start_workflow(
+        self,
+        input: StartWorkflowInput,  # noqa: A002  # Temporal's name
+    ) -> WorkflowHandle[Any, Any]:
+        with _translated():
+            return await super().start_workflow(input)
+
+    async def signal_workflow(
+        self,
+        input: SignalWorkflowInput,  # noqa: A002  # Temporal's name
+    ) -> None:
+        with _translated():
+            await super().signal_workflow(input)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except ApplicationError as error:
+        if error.type != PayloadTooLarge.code:
+            raise
+        field = error.details[0]["field"] if error.details else None
+        raise PayloadTooLarge(error.message, field=field) from error
+
+
 def _too_large(value: object, size: int) -> PayloadTooLarge:
     name, field = type(value).__name__, _largest_field(value)
     most = f", most of it in {field!r}" if field else ""
@@ -57,4 +103,4 @@ def _largest_field(value: object) -> str:
         members = value
     else:
         return ""
-    return str(max(members, key=lambda name: len(json.dumps(members[name], default=vars)), default=""))
+    return str(max(members, key=lambda name: len(str(members[name])), default=""))[:100]

@@ -27,7 +27,7 @@ from db.redis.quotas import RedisQuotas
 from domain.errors import AssayError
 from gateway.figures import GatewayFigures
 from runtime.event_relay import EventFigures
-from runtime.payloads import limited
+from runtime.payloads import PayloadLimits, limited
 from runtime.settings import Settings
 
 #: how long the end of a process waits for its connections (G1.4)
@@ -145,6 +145,7 @@ async def connect_temporal(settings: Settings, *, name: str, lazy: bool) -> Clie
         identity=f"{name}@{os.getpid()}",
         lazy=lazy,
         data_converter=limited(DataConverter.default),
+        interceptors=[PayloadLimits()],
     )
 
 

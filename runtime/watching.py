@@ -47,6 +47,11 @@ def watch_batch(
     return tally.stage
 
 
+def exit_code(state: str) -> int:
+    """What a command that has followed a batch exits with: 0 completed, 4 in part, 1 otherwise."""
+    return {BatchState.COMPLETED: 0, BatchState.PARTIAL: 4}.get(BatchState(state), 1)
+
+
 def how_to_go_on(batch_id: str, event: Mapping[str, Any]) -> str:
     """What refuses, by how much, and the way out; from the event of the pause, or a snapshot during it."""
     pause = event.get("pause") or event

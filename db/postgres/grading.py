@@ -16,14 +16,17 @@ from domain.states import FILE_MACHINE, FileState
 READER = "first"
 STEPS = ("record_results", "cache_results", "ring_bell")
 
-# A reset gives a file a newer run: its thread's beginning ends the older ones', and none of these begins again (X14).
+# A reset gives a file a newer run: its thread's beginning ends the older ones', and none of these begins after it
+# (X14). Newer is what was scheduled later: who begins first may have stood still.
 BEGIN_SQL = """
 WITH before AS (
     SELECT id, batch_id, state FROM files
     WHERE id = %(file_id)s AND generation = %(generation)s AND state = ANY(%(open)s)
       AND NOT EXISTS (
-        SELECT FROM agent_threads mine JOIN agent_threads newer USING (file_id, generation)
-        WHERE mine.thread_id = %(thread_id)s AND newer.created_at > mine.created_at)
+        SELECT FROM agent_threads newer LEFT JOIN agent_threads mine ON mine.thread_id = %(thread_id)s
+        WHERE newer.file_id = %(file_id)s AND newer.generation = %(generation)s AND newer.thread_id <> %(thread_id)s
+          AND (newer.scheduled_at, newer.created_at)
+            > (coalesce(mine.scheduled_at, %(scheduled_at)s, now()), coalesce(mine.created_at, now())))
     FOR UPDATE
 ), superseded AS (
     UPDATE agent_threads older SET epoch = older.epoch + 1, updated_at = now() FROM before
@@ -38,8 +41,8 @@ WITH before AS (
     SELECT batch_id, id, 'StatusChanged', jsonb_build_object('machine', 'file', 'from', state, 'to', 'running')
     FROM before WHERE state <> 'running'
 )
-INSERT INTO agent_threads AS known (thread_id, workflow_id, file_id, generation)
-SELECT %(thread_id)s, %(workflow_id)s, id, %(generation)s FROM before
+INSERT INTO agent_threads AS known (thread_id, workflow_id, file_id, generation, scheduled_at)
+SELECT %(thread_id)s, %(workflow_id)s, id, %(generation)s, coalesce(%(scheduled_at)s, now()) FROM before
 ON CONFLICT (thread_id) DO UPDATE SET epoch = known.epoch + 1, updated_at = now()
 RETURNING epoch
 """

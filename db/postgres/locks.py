@@ -80,21 +80,29 @@ class PostgresAdvisoryLocks:
     async def held(self, name: str) -> AsyncIterator[Lease]:
         """Hold the lock for the block; waits without end, so the caller sets a time."""
         async with self._places:
+            while True:
+                async with self._session(name) as lease:
+                    # where the claim took longer than a lease, another may have it by now
+                    if not lease.lost:
+                        yield lease
+                        return
+
+    @asynccontextmanager
+    async def _session(self, name: str) -> AsyncIterator[Lease]:
+        with translated_errors():
+            connection = await self._connect()
+        renewing: asyncio.Task[None] | None = None
+        try:
             with translated_errors():
-                connection = await self._connect()
-            renewing: asyncio.Task[None] | None = None
-            try:
-                with translated_errors():
-                    await connection.execute(LOCK_SQL, [name])
-                lease = Lease(name, self._lease_seconds)
-                renewing = asyncio.create_task(self._renew(connection, lease))
-                lease.fence = await self._fences.claim(name)
-                lease.check()
-                yield lease
-            finally:
-                if renewing is not None:
-                    await stopped(renewing)
-                await connection.close()
+                await connection.execute(LOCK_SQL, [name])
+            lease = Lease(name, self._lease_seconds)
+            renewing = asyncio.create_task(self._renew(connection, lease))
+            lease.fence = await self._fences.claim(name)
+            yield lease
+        finally:
+            if renewing is not None:
+                await stopped(renewing)
+            await connection.close()
 
     async def _connect(self) -> AsyncConnection[dict[str, object]]:
         milliseconds = max(1, round(self._lease_seconds * 1000))

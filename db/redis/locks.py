@@ -66,7 +66,10 @@ class RedisLocks:
                 raise LockTimeout(
                     f"The lock {name} did not become free within {wait_seconds:g} s; try again.", field=name
                 ) from error
-            yield lease
+            try:
+                yield lease
+            finally:
+                lease.end()
 
     async def _take(self, stack: AsyncExitStack, name: str) -> Lease:
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from domain.ledger import Scope
 from runtime.settings import Settings
+from runtime.simulated_upstream import Behaviour
 from runtime.worker import reconciler
 from tests.load.field import (
     COMMITS_SQL,
@@ -79,25 +80,25 @@ async def assert_exact(stage: Field, answers: Answers) -> None:
 
 
 async def test_ten_users_leave_exact_books(stage: Field) -> None:
-    answers = await press(stage, users=10, spawned_per_second=20, seconds=2)
-    assert answers.replies > 20
+    answers = await press(stage, users=10, spawned_per_second=50, turns=6)
+    assert answers.replies + answers.left + len(answers.refused) >= 60
     await assert_exact(stage, answers)
 
 
 @pytest.mark.long
 async def test_a_hundred_users_leave_exact_books(stage: Field) -> None:
     answers = await press(stage, users=100, spawned_per_second=10, seconds=60)
-    assert answers.replies > 1_000
+    assert answers.replies > 100
     await assert_exact(stage, answers)
     print(answers.replies, answers.repeated, answers.left, len(answers.refused))  # noqa: T201  # by hand
 
 
 async def test_a_restored_old_redis_is_repaired_upward(stage: Field) -> None:
-    await press(stage, users=3, spawned_per_second=100, seconds=0.3)
+    await press(stage, users=3, spawned_per_second=100, turns=3)
     await stage.quiet()
     accounts = [each.account for each in await stage.agreeing()]
     await stage.snapshot(accounts)
-    await press(stage, users=3, spawned_per_second=100, seconds=0.3, seed=12)
+    await press(stage, users=3, spawned_per_second=100, turns=3, seed=12)
     await stage.quiet()
     await stage.agreeing()
     await stage.restore(accounts)
@@ -120,10 +121,11 @@ CREATE TRIGGER fail BEFORE INSERT ON ledger_events FOR EACH ROW EXECUTE FUNCTION
 async def test_a_forced_rollback_leaves_no_usage_record_and_counters_as_before(
     stage: Field, database_url: str
 ) -> None:
-    await press(stage, users=2, spawned_per_second=100, seconds=0.2)
+    await press(stage, users=2, spawned_per_second=100, turns=2)
     await stage.quiet()
     before, commits = await stage.agreeing(), await stage.count(COMMITS_SQL)
     worked = stage.upstream.statistics.worked
+    stage.upstream.behave(Behaviour())
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner:
         await owner.execute(FAIL_SQL)
     asked = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 8}

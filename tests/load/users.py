@@ -1,7 +1,9 @@
 """Users of the load: the official client, used as people's programs use it."""
 
 import asyncio
+import math
 import random
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -26,9 +28,15 @@ class Answers:
 
 
 async def press(
-    stage: Field, *, users: int, spawned_per_second: float, seconds: float, seed: int = 11
+    stage: Field,
+    *,
+    users: int,
+    spawned_per_second: float,
+    turns: int = sys.maxsize,
+    seconds: float = math.inf,
+    seed: int = 11,
 ) -> Answers:
-    """So many users, so many more each second, each calling again as soon as it was answered."""
+    """So many users, so many more each second, each with so many turns or for so long."""
     answers, ends = Answers(), asyncio.get_running_loop().time() + seconds
     async with httpx.AsyncClient(timeout=30) as wire, asyncio.TaskGroup() as group:
         for number in range(users):
@@ -36,7 +44,7 @@ async def press(
                 base_url=f"{stage.url}/v1", api_key=stage.keys[number % len(stage.keys)], http_client=wire
             )
             chance = random.Random(f"{seed}/{number}")  # noqa: S311  # a load to be repeated
-            group.create_task(_User(client, chance, answers).use_until(ends))
+            group.create_task(_User(client, chance, answers).use(turns, ends))
             await asyncio.sleep(1 / spawned_per_second)
     return answers
 
@@ -47,16 +55,18 @@ class _User:
     chance: random.Random
     answers: Answers
 
-    async def use_until(self, ends: float) -> None:
-        """Call in turns of all kinds."""
-        kinds = (self._plain, self._stream, self._twice, self._leave)
-        while asyncio.get_running_loop().time() < ends:
-            (kind,) = self.chance.choices(kinds, (6, 3, 2, 1))
+    async def use(self, turns: int, ends: float) -> None:
+        """Call in turns of all kinds, the first of them plain."""
+        kinds, kind = (self._plain, self._stream, self._twice, self._leave), self._plain
+        for _ in range(turns):
             try:
                 await kind()
             except openai.APIStatusError as error:
                 # the upstream refused more often than the client tries
                 self.answers.refused.append(f"{error.status_code} {error.code}")
+            if asyncio.get_running_loop().time() >= ends:
+                return
+            (kind,) = self.chance.choices(kinds, (6, 3, 2, 1))
 
     def _asked(self) -> dict[str, object]:
         content = _QUESTION * self.chance.randint(1, 20)

@@ -35,7 +35,7 @@ CALLS = st.lists(
         st.fixed_dictionaries(dict.fromkeys(MODELS, DEEDS)),
     ),
     min_size=1,
-    max_size=12,
+    max_size=8,
 )
 
 
@@ -169,7 +169,7 @@ async def test_a_preference_follows_replies_and_never_leads_to_who_is_excluded(
 
 
 @settings(max_examples=100)
-@given(rounds=st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=6))
+@given(rounds=st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=4))
 async def test_of_concurrent_claims_that_saw_the_same_exactly_one_counts(
     affinities: RedisAffinities, rounds: list[list[bool]]
 ) -> None:

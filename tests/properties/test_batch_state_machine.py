@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from db.postgres.batches import PostgresBatches, PostgresBatchRuns
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
 from db.postgres.pool import Postgres
+from db.postgres.reruns import PostgresReruns
 from domain.batch import Batch
 from domain.errors import Conflict, EpochSuperseded, SagaStepRefused
 from domain.exam import Exam
@@ -44,11 +45,17 @@ COMMANDS = (
     "cancel_batch",
     "fail_batch",
     "withdraw",
+    "rerun",
 )
 GOOD = ("complete", "scatter", "queue", "begin", "grade", "fail", "barrier", "gather", "finish")
+#: after a good run, which ends in part
+AGAIN = ("rerun", "begin", "fail", "barrier", "gather", "finish")
 STEP = st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=3)
 #: a good run up to a drawn step, with any commands, several at once, between and after its steps
-RUNS = st.tuples(st.integers(0, len(GOOD)), st.lists(st.tuples(st.integers(0, len(GOOD)), STEP), max_size=4))
+RUNS = st.tuples(
+    st.integers(0, len(GOOD + AGAIN)),
+    st.lists(st.tuples(st.integers(0, len(GOOD + AGAIN)), STEP), max_size=4),
+)
 
 #: where files may still be open
 _OPEN = {BatchState.PENDING, BatchState.UPLOADED, BatchState.SCATTERING, BatchState.PAUSED}
@@ -82,7 +89,6 @@ class Machine:
 
     def _commands(self) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
         batches, runs = PostgresBatches(self.postgres), PostgresBatchRuns(self.postgres)
-        saga = PostgresAssessments(self.postgres)
         one, other = self.file_ids
         batch_id = self.batch.id
         return {
@@ -92,31 +98,52 @@ class Machine:
             "queue": lambda: runs.queue_window(batch_id, 1, _FILES),
             "begin": lambda: self._begin_both(),
             "grade": lambda: self._grade(one),
-            "fail": lambda: saga.fail(other, 1, "broken", "It broke."),
-            "cancel_file": lambda: saga.cancel(one, 1),
+            "fail": lambda: self._fail(other),
+            "cancel_file": lambda: self._cancel(one),
             "barrier": lambda: runs.open_barrier(batch_id),
             "gather": lambda: runs.gather(batch_id),
             "finish": lambda: runs.finish(batch_id),
-            "cancel_batch": lambda: runs.end_early(batch_id, BatchState.CANCELLED, None),
-            "fail_batch": lambda: runs.end_early(batch_id, BatchState.FAILED, "defect"),
+            "cancel_batch": lambda: self._end_early(BatchState.CANCELLED),
+            "fail_batch": lambda: self._end_early(BatchState.FAILED),
             "withdraw": lambda: batches.cancel_before_start("local", batch_id),
+            "rerun": lambda: PostgresReruns(self.postgres).retry_failed("local", batch_id),
         }
+
+    async def _end_early(self, target: BatchState) -> None:
+        generation = (await PostgresBatches(self.postgres).read("local", self.batch.id)).generation
+        await PostgresBatchRuns(self.postgres).end_early(
+            self.batch.id, target, "defect", generation=generation
+        )
+
+    async def _generation(self, file_id: str) -> int:
+        return (await PostgresBatches(self.postgres).submission("local", file_id)).generation
+
+    async def _fail(self, file_id: str) -> None:
+        generation = await self._generation(file_id)
+        await PostgresAssessments(self.postgres).fail(file_id, generation, "broken", "It broke.")
+
+    async def _cancel(self, file_id: str) -> None:
+        await PostgresAssessments(self.postgres).cancel(file_id, await self._generation(file_id))
 
     async def _begin_both(self) -> None:
         for file_id in self.file_ids:
-            await PostgresThreads(self.postgres).begin(a_start(file_id, thread_id=f"{file_id}-run"))
+            await self._begin(file_id, await self._generation(file_id))
+
+    async def _begin(self, file_id: str, generation: int) -> tuple[str, int | None]:
+        start = a_start(file_id, thread_id=f"{file_id}-run-{generation}", generation=generation)
+        return start.thread_id, await PostgresThreads(self.postgres).begin(start)
 
     async def _grade(self, file_id: str) -> None:
-        thread_id = f"{file_id}-run"
-        epoch = await PostgresThreads(self.postgres).begin(a_start(file_id, thread_id=thread_id))
+        generation = await self._generation(file_id)
+        thread_id, epoch = await self._begin(file_id, generation)
         if epoch is None:
             raise SagaStepRefused("The file is not open.")
         await PostgresSubmissions(self.postgres).propose(
-            file_id, 1, thread_id, epoch, an_assessment(self.exam)
+            file_id, generation, thread_id, epoch, an_assessment(self.exam)
         )
         saga = PostgresAssessments(self.postgres)
-        await saga.record(file_id, 1, thread_id)
-        await saga.finish(file_id, 1)
+        await saga.record(file_id, generation, thread_id)
+        await saga.finish(file_id, generation)
 
     async def read(self) -> dict[str, Any]:
         row = await self.postgres.row(STATE_SQL, {"id": self.batch.id})
@@ -134,16 +161,14 @@ class Machine:
             assert walked == file["state"]
         if batch["status"] in BATCH_MACHINE.final:
             assert {file["state"] for file in now["files"]} <= FILE_MACHINE.final
+        assert {file["generation"] for file in now["files"]} <= set(range(1, batch["generation"] + 1))
         kinds = [each["event_type"] for each in now["events"]]
-        for once in (
-            "BatchCreated",
-            "UploadCompleted",
-            "AllFilesScattered",
-            "AllFilesGathered",
-            "ReportReady",
-        ):
+        for once in ("BatchCreated", "UploadCompleted"):
             assert kinds.count(once) <= 1
-        assert kinds.count("FileAssessed") == sum(s["status"] == "graded" for s in now["submissions"] or [])
+        for each in ("AllFilesScattered", "AllFilesGathered", "ReportReady"):
+            assert kinds.count(each) <= batch["generation"]
+        assessed = {each["file_id"] for each in now["events"] if each["event_type"] == "FileAssessed"}
+        assert assessed == {s["id"] for s in now["submissions"] or [] if s["status"] == "graded"}
 
 
 def _moves(events: list[dict[str, Any]]) -> dict[str | None, list[tuple[str, str]]]:
@@ -164,7 +189,8 @@ def _walk(machine: str, moves: list[tuple[str, str]], at: str) -> str:
     kind = BatchState if machine == "batch" else FileState
     for origin, target in moves:
         assert origin == at, f"the {machine} moved from {origin}, but was {at}"
-        assert table.allows(kind(origin), kind(target)), f"{origin} → {target}"  # type: ignore[arg-type]
+        rerun = kind(origin) in table.final and target == table.rerun
+        assert rerun or table.allows(kind(origin), kind(target)), f"{origin} → {target}"  # type: ignore[arg-type]
         at = target
     return at
 
@@ -200,7 +226,7 @@ async def test_commands_make_legal_moves_only_and_each_is_told_once(
     """
     machine = await a_machine(postgres, exam)
     good, strays = run
-    steps = [(place, [command]) for place, command in enumerate(GOOD[:good])] + strays
+    steps = [(place, [command]) for place, command in enumerate((GOOD + AGAIN)[:good])] + strays
     before = await machine.read()
     for _, commands in sorted(steps, key=lambda step: step[0]):
         accepted = await asyncio.gather(*map(machine.give, commands))
@@ -224,6 +250,13 @@ async def test_a_good_run_walks_the_whole_path(postgres: Postgres, exam: Exam) -
     assert [target for _, target in batch_moves] == [
         "uploaded", "scattering", "scattered", "gathering", "gathered", "partial",
     ]  # fmt: skip
+    for command in AGAIN:
+        assert await machine.give(command), command
+        assert command == "finish" or not await machine.give("rerun"), "not before it has ended again"
+    batch_moves = _moves((await machine.read())["events"])[None]
+    assert [target for _, target in batch_moves[6:]] == [
+        "scattering", "scattered", "gathering", "gathered", "partial",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("state", list(BatchState))
@@ -231,7 +264,8 @@ async def test_a_batch_command_in_any_state_moves_along_the_table_or_changes_not
     postgres: Postgres, exam: Exam, state: BatchState
 ) -> None:
     """Every state, the ones of other kinds of batches included, against every command."""
-    for command in ("scatter", "barrier", "gather", "finish", "cancel_batch", "fail_batch", "withdraw"):
+    commands = ("scatter", "barrier", "gather", "finish", "cancel_batch", "fail_batch", "withdraw", "rerun")
+    for command in commands:
         machine = await a_machine(postgres, exam)
         await machine.give("complete")
         await machine.postgres.run("UPDATE batches SET status = %s WHERE id = %s", [state, machine.batch.id])

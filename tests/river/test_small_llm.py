@@ -72,7 +72,9 @@ async def installation(
     settings = make_settings(addresses, database_url, tmp_path, None)
     server = CompatibleServer(url=model_url, structured_output=request.param, advisory=True)
     models = ModelSettings(compatible={"small": server}, timeout_seconds=300, max_tokens=300, temperature=0)
-    settings = settings.model_copy(update={"models": models})
+    # the model takes both cores: an agent's heartbeat may come late
+    worker = settings.worker.model_copy(update={"heartbeat_timeout_seconds": 30})
+    settings = settings.model_copy(update={"models": models, "worker": worker})
     async with AsyncExitStack() as stack:
         resources = await stack.enter_async_context(opened(settings))
         await _state_price(resources)

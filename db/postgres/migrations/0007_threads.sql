@@ -6,6 +6,10 @@ CREATE INDEX checkpoints_by_run ON checkpoints ((metadata ->> 'run_id')) WHERE m
 
 CREATE INDEX agent_threads_by_file ON agent_threads (file_id, generation);
 
+-- When Temporal scheduled the run's agent for the first time: it orders a file's runs, whoever begins first (X14).
+ALTER TABLE agent_threads ADD COLUMN scheduled_at timestamptz NOT NULL DEFAULT now();
+UPDATE agent_threads SET scheduled_at = created_at;
+
 -- What retention has left of the thread's checkpoints (G2.8).
 ALTER TABLE agent_threads ADD COLUMN kept text NOT NULL DEFAULT 'history'
     CHECK (kept IN ('history', 'latest', 'nothing'));
