@@ -198,7 +198,7 @@ class CompletionReply:
     advisory: bool = False
     finish_reason: FinishReason = FinishReason.STOP
     #: the upstream counted nothing that can be believed: counted here by bytes, never fewer than there were
-    usage_estimated: bool = False
+    usage_estimated: bool = field(default=False, compare=False)
     #: what the ledger has committed for it
     cost_nanodollars: int = 0
     #: the reply to a chat: the `choices` of OpenAI's protocol as JSON; `text` is the first one's

@@ -69,6 +69,8 @@ class FactKind(StrEnum):
     WAITED = "waited"
     RETRIED = "retried"
     UNPRICED = "unpriced"
+    #: the upstream did not count what a reply used
+    ESTIMATED = "estimated"
 
 
 class Scope(_Word):

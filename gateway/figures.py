@@ -1,9 +1,6 @@
 """The gateway's figures (O8), in the registry that is passed in; steps and loops call its methods."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-#: seconds; a hold takes milliseconds, and a ledger that is away its whole deadline
-_LEDGER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10)
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class GatewayFigures:
@@ -55,15 +52,6 @@ class GatewayFigures:
         self.affinity_hit_rate = Gauge(
             "routing_affinity_hit_rate", "Share of the lookups that were hits.", registry=registry
         )
-        self.hold_seconds = Histogram(
-            "gateway_hold_seconds", "How long a hold took.", buckets=_LEDGER_BUCKETS, registry=registry
-        )
-        self.settle_seconds = Histogram(
-            "gateway_settle_seconds",
-            "How long a settlement took.",
-            buckets=_LEDGER_BUCKETS,
-            registry=registry,
-        )
         self._lookups = self._hits = 0
 
     # --- calls ---
@@ -71,14 +59,6 @@ class GatewayFigures:
     def call_ended(self, outcome: str) -> None:
         """A call ended: `ok`, `replayed` or an error's code."""
         self.calls.labels(outcome).inc()
-
-    def held(self, seconds: float) -> None:
-        """A hold was made, or refused."""
-        self.hold_seconds.observe(seconds)
-
-    def settled(self, seconds: float) -> None:
-        """A reply was journaled and its cost committed."""
-        self.settle_seconds.observe(seconds)
 
     # --- quotas ---
 

@@ -27,7 +27,6 @@ from domain.ports import Prices
 from domain.prices import split_model
 from gateway.context import Context, Held, Routed
 from gateway.conversations import said
-from gateway.figures import GatewayFigures
 from gateway.terms import TermsOf
 from gateway.tokens import TokenEstimates, choices_wanted
 from gateway.waiting import NoRoom, UnderwayElsewhere
@@ -49,7 +48,6 @@ class HoldStep:
         *,
         terms: TermsOf,
         modes: Modes,
-        figures: GatewayFigures | None = None,
     ) -> None:
         self._ledger = ledger
         self._prices = prices
@@ -57,7 +55,6 @@ class HoldStep:
         self._terms = terms
         self._modes = modes
         self._known_modes: OrderedDict[Payer, tuple[Mode, float]] = OrderedDict()
-        self._figures = figures
 
     async def most_tokens(self, request: CompletionRequest, models: Sequence[str]) -> int:
         """The most tokens that the call may use, in and out, whichever of these models answers."""
@@ -92,16 +89,12 @@ class HoldStep:
         return Held(replayed=began.entry) if isinstance(began, Replayed) else None
 
     async def _begun(self, call: LedgerCall, context: Context) -> Hold | Replayed | Underway:
-        began_at = monotonic()
         try:
             return await self._begin(call, context, dispatch=True)
         except BudgetExhausted as refusal:
             if refusal.may_pass:
                 raise NoRoom(refusal, call.reply_seconds) from refusal
             raise
-        finally:
-            if self._figures is not None:
-                self._figures.held(monotonic() - began_at)
 
     async def _begin(
         self, call: LedgerCall, context: Context, *, dispatch: bool

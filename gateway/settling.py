@@ -3,8 +3,6 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import ceil
-from time import monotonic
 
 from domain.completion import CompletionReply, Usage
 from domain.errors import Unavailable
@@ -20,11 +18,7 @@ from domain.ports import Prices
 from domain.prices import split_model
 from gateway.context import Called, Context, Settled, Transformed
 from gateway.conversations import said
-from gateway.figures import GatewayFigures
 from gateway.tokens import TokenEstimates, input_bytes
-
-#: a token of a reply whose upstream does not count them: never fewer than there are
-_BYTES_PER_TOKEN = 3
 
 
 def transformed(context: Context) -> Transformed:
@@ -33,12 +27,9 @@ def transformed(context: Context) -> Transformed:
     if reply.usage != Usage(0, 0):
         return Transformed(reply)
     request = said(context.request, context.conversation)
-    usage = Usage(_tokens(input_bytes(request)), _tokens(len((reply.choices or reply.text).encode())))
+    # a token a byte: never fewer than there are, in whatever language
+    usage = Usage(input_bytes(request), len((reply.choices or reply.text).encode()))
     return Transformed(replace(reply, usage=usage, usage_estimated=True))
-
-
-def _tokens(byte_count: int) -> int:
-    return ceil(byte_count / _BYTES_PER_TOKEN)
 
 
 @dataclass
@@ -48,7 +39,6 @@ class SettleStep:
     ledger: Ledger
     prices: Prices
     tokens: TokenEstimates
-    figures: GatewayFigures | None = None
 
     async def settle(self, context: Context) -> Settled:
         """The entry that counts; a reply that came is paid for, so a cancellation waits for its entry."""
@@ -60,7 +50,7 @@ class SettleStep:
             raise
 
     async def _settled(self, context: Context) -> JournalEntry:
-        began, called, reply = monotonic(), _called(context), _reply(context)
+        called, reply = _called(context), _reply(context)
         rates = (await self.prices.of_model(called.candidate)).rates(reply.usage.tokens_in)
         settlement = Settlement(
             reply=reply,
@@ -72,17 +62,15 @@ class SettleStep:
         assert context.held is not None
         assert context.held.hold is not None
         entry = await self.ledger.settle(context.held.hold, settlement)
-        if self.figures is not None:
-            self.figures.settled(monotonic() - began)
         with suppress(Unavailable):  # figures and facts that may be lost
             await self._learn(context, called, reply)
         return entry
 
     async def _learn(self, context: Context, called: Called, reply: CompletionReply) -> None:
         if reply.usage_estimated:
-            data = {"reason": "usage_missing", "model": called.candidate, **usage_document(reply.usage)}
+            data = {"model": called.candidate, **usage_document(reply.usage)}
             trace_id = context.request.trace_id
-            fact = LedgerFact(FactKind.UNPRICED, context.payer, context.key.id, None, trace_id, data)
+            fact = LedgerFact(FactKind.ESTIMATED, context.payer, context.key.id, None, trace_id, data)
             await self.ledger.record(fact)
             return
         request = replace(said(context.request, context.conversation), model=called.candidate)

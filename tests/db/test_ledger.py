@@ -185,6 +185,15 @@ async def test_a_new_generation_is_paid_anew(ledger: PostgresLedger) -> None:
     assert isinstance(await ledger.begin(again), Hold)
 
 
+async def test_a_settlement_of_an_estimated_usage_may_be_repeated_too(ledger: PostgresLedger) -> None:
+    settlement = a_settlement()
+    settlement = replace(settlement, reply=replace(settlement.reply, usage_estimated=True))
+    hold = await held(ledger, a_call())
+    first = await ledger.settle(hold, settlement)
+    assert await ledger.settle(hold, settlement) == first
+    await assert_whole(ledger)
+
+
 async def test_a_settlement_repeated_is_a_no_op_and_with_another_content_an_error(
     ledger: PostgresLedger,
 ) -> None:

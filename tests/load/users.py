@@ -69,7 +69,8 @@ class _User:
             (kind,) = self.chance.choices(kinds, (6, 3, 2, 1))
 
     def _asked(self) -> dict[str, object]:
-        content = _QUESTION * self.chance.randint(1, 20)
+        # no two calls are equal: a client's retry would get the reply that another one left behind (O10)
+        content = f"{self.chance.getrandbits(64):016x} " + _QUESTION * self.chance.randint(1, 20)
         return {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": _TOKENS}
 
     async def _plain(self) -> None:
