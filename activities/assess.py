@@ -85,12 +85,12 @@ class AssessActivities:
                 thread_id=thread_id,
                 workflow_id=info.workflow_id or "",
                 first_execution_run_id=input.first_execution_run_id,
-                scheduled_at=info.scheduled_time,
+                scheduled_at=info.current_attempt_scheduled_time,
             )
         )
         if epoch is None:
             raise EpochSuperseded(
-                f"File {input.file_id} has ended in generation {input.generation}, or has a newer run."
+                f"File {input.file_id} has ended in generation {input.generation}, or has a newer attempt."
             )
         async with _beside(reporter.tell):
             exam = await self.exams.read(submission.exam_id, submission.rubric_version)

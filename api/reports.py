@@ -19,7 +19,7 @@ from api.report_page import report_page
 from api.spreadsheets import csv_report
 from api.wire import BatchId
 from domain.batch import Counts
-from domain.errors import NotFound
+from domain.errors import LockTimeout, NotFound
 from domain.gateway import Caller
 from domain.states import BATCH_MACHINE
 
@@ -32,6 +32,8 @@ _TYPES: Mapping[str, Format] = {
     "text/csv": "csv",
     "text/html": "html",
 }
+#: for a rebuild in another process
+_REBUILD_WAIT_SECONDS = 10.0
 _QUALITY = re.compile(r";\s*q=([01](?:\.\d{0,3})?)\s*$")
 
 _ID = "0197c1de-1111-7000-8000-000000000000"
@@ -250,11 +252,26 @@ async def _find(services: Services, tenant_id: str, batch_id: str) -> Mapping[st
     if cached is not None and cached.keys() >= Report.model_fields.keys():
         await _check_owner(services, cached, tenant_id, batch_id)
         return cached
-    report = await services.results.report(tenant_id, batch_id)
+    batch = await services.batches.read(tenant_id, batch_id)
     # what a running batch says is old in a moment
-    if report["batch"]["status"] in BATCH_MACHINE.final:
-        await services.report_cache.write(batch_id, report)
-    return report
+    if batch.state not in BATCH_MACHINE.final:
+        return await services.results.report(tenant_id, batch_id)
+    return await _rebuild(services, tenant_id, batch_id)
+
+
+async def _rebuild(services: Services, tenant_id: str, batch_id: str) -> Mapping[str, Any]:
+    """The report of a final batch, which one process computes for all (G3.1)."""
+    try:
+        async with services.locks.held("report", batch_id, wait_seconds=_REBUILD_WAIT_SECONDS) as lease:
+            cached = await services.report_cache.read(batch_id)
+            if cached is not None and cached.keys() >= Report.model_fields.keys():
+                return cached
+            report = await services.results.report(tenant_id, batch_id)
+            await services.report_cache.write(batch_id, report, fence=lease.fence)
+            return report
+    except LockTimeout:
+        # the lock saves work, and nobody's answer depends on it
+        return await services.results.report(tenant_id, batch_id)
 
 
 async def _check_owner(services: Services, report: Mapping[str, Any], tenant_id: str, batch_id: str) -> None:

@@ -76,6 +76,17 @@ async def read_submission_state(
 class Retried(BaseModel):
     """A submission that goes on where its agent was."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "submission_id": _ID,
+                    "workflow_id": f"batch/0197c1de-1111-7000-8000-000000000000/file/{_ID}",
+                }
+            ]
+        }
+    )
+
     submission_id: str
     workflow_id: str
 

@@ -67,6 +67,10 @@ class CheckpointView(BaseModel):
 class CheckpointList(BaseModel):
     """All checkpoints of a submission's threads, newest first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"submission_id": _ID, "checkpoints": [_CHECKPOINT]}]}
+    )
+
     submission_id: str
     checkpoints: list[CheckpointView]
 
@@ -120,7 +124,7 @@ class CheckpointState(CheckpointView):
 @router.get(
     "/{submission_id}/checkpoints",
     summary="List a submission's checkpoints",
-    description="Of all its threads that are still kept, newest first: one a generation, and one more for each "
+    description="Of all its threads that are still kept, newest first: one a generation, one more for each "
     "reset of its workflow. A fork begins with copies of the checkpoints that it goes on from.",
     responses=problems(401, 403, 404, 422, 503),
 )

@@ -110,7 +110,7 @@ class Threads(Protocol):
     async def begin(self, start: "AssessmentStart") -> int | None:
         """Take the thread's next epoch and mark the file running, in one transaction.
 
-        `None` when the file's generation has reached a final state already, or has a newer run.
+        `None` when the file's generation has reached a final state, or has a newer attempt or run.
         """
         ...
 
@@ -124,7 +124,7 @@ class AssessmentStart:
     thread_id: str
     workflow_id: str
     first_execution_run_id: str
-    #: the run's agent, for the first time; now by default
+    #: when this very attempt was: it tells the newer one; now by default
     scheduled_at: datetime | None = None
 
 
@@ -277,8 +277,8 @@ class ReportCache(Protocol):
         """The cached report, or `None` (also when Redis is gone)."""
         ...
 
-    async def write(self, batch_id: str, report: Mapping[str, Any]) -> None:
-        """Cache the report, if that is possible."""
+    async def write(self, batch_id: str, report: Mapping[str, Any], *, fence: int | None = None) -> None:
+        """Cache the report, if that is possible; with a fence only where none is that had a newer one."""
         ...
 
     async def forget(self, batch_id: str) -> None:

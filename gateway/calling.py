@@ -67,7 +67,8 @@ class CallStep:
                 return await self._from(model, context, listener)
             except _Doubted as doubt:
                 passed_over = {*refusals, model}
-                raise _after_doubt(doubt.condition, listener, left, passed_over) from doubt.condition
+                # not from the condition, which this may be: whoever follows causes would never come to an end
+                raise _after_doubt(doubt.condition, listener, left, passed_over) from doubt.__cause__
             except _REFUSED as refusal:
                 refusals[model] = refusal
                 await self._note(context, model, refusal, left)

@@ -31,7 +31,8 @@ TAKEN_SECONDS = 15.0
 #: an event that could not be delivered in this time never will be
 GIVE_UP_AFTER = timedelta(hours=24)
 _AT_ONCE = 50
-_POLL_SECONDS = 1.0
+#: how late a stored event is whose message was lost
+POLL_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _PRUNE_SECONDS = 3600.0
@@ -95,12 +96,14 @@ class EventRelay:
         figures: EventFigures,
         *,
         taken_seconds: float = TAKEN_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._events = events
         self._fences = fences
         self._signals = signals
         self._figures = figures
         self._taken_seconds = taken_seconds
+        self._poll_seconds = poll_seconds
         self._rung = asyncio.Event()
         self._log = structlog.get_logger("assay.events")
 
@@ -119,7 +122,7 @@ class EventRelay:
             except Unavailable as error:
                 self._log.warning("event_relay_waits", code=error.code, reason=error.message)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS):
+                async with asyncio.timeout(self._poll_seconds):
                     await self._rung.wait()
 
     async def relay_once(self) -> int:

@@ -16,17 +16,15 @@ from domain.states import FILE_MACHINE, FileState
 READER = "first"
 STEPS = ("record_results", "cache_results", "ring_bell")
 
-# A reset gives a file a newer run: its thread's beginning ends the older ones', and none of these begins after it
-# (X14). Newer is what was scheduled later: who begins first may have stood still.
+# Attempts and, after a reset, runs are ordered by when they were scheduled, not by who comes here first: one that
+# stood still begins nothing behind the back of a newer one (X14). The beginning of a run's ends the older runs'.
 BEGIN_SQL = """
 WITH before AS (
     SELECT id, batch_id, state FROM files
     WHERE id = %(file_id)s AND generation = %(generation)s AND state = ANY(%(open)s)
       AND NOT EXISTS (
-        SELECT FROM agent_threads newer LEFT JOIN agent_threads mine ON mine.thread_id = %(thread_id)s
-        WHERE newer.file_id = %(file_id)s AND newer.generation = %(generation)s AND newer.thread_id <> %(thread_id)s
-          AND (newer.scheduled_at, newer.created_at)
-            > (coalesce(mine.scheduled_at, %(scheduled_at)s, now()), coalesce(mine.created_at, now())))
+        SELECT FROM agent_threads newer WHERE newer.file_id = %(file_id)s AND newer.generation = %(generation)s
+          AND newer.scheduled_at > coalesce(%(scheduled_at)s, clock_timestamp()))
     FOR UPDATE
 ), superseded AS (
     UPDATE agent_threads older SET epoch = older.epoch + 1, updated_at = now() FROM before
@@ -42,8 +40,9 @@ WITH before AS (
     FROM before WHERE state <> 'running'
 )
 INSERT INTO agent_threads AS known (thread_id, workflow_id, file_id, generation, scheduled_at)
-SELECT %(thread_id)s, %(workflow_id)s, id, %(generation)s, coalesce(%(scheduled_at)s, now()) FROM before
-ON CONFLICT (thread_id) DO UPDATE SET epoch = known.epoch + 1, updated_at = now()
+SELECT %(thread_id)s, %(workflow_id)s, id, %(generation)s, coalesce(%(scheduled_at)s, clock_timestamp()) FROM before
+ON CONFLICT (thread_id) DO UPDATE
+SET epoch = known.epoch + 1, scheduled_at = EXCLUDED.scheduled_at, updated_at = now()
 RETURNING epoch
 """
 # A fork's thread begins with what the other one had saved up to the chosen checkpoint. What a step had written
@@ -109,10 +108,21 @@ WHERE id = %(file_id)s
 """
 GRADED_BEFORE_SQL = "SELECT score, max_score, needs_review FROM submissions WHERE id = %s"
 ERASE_RESULTS_SQL = "DELETE FROM grading_results WHERE submission_id = %s AND generation = %s"
+# what an earlier generation had made official is official again: nothing but this saga is undone
 RETRACT_SQL = """
-UPDATE submissions SET status = 'retracted', score = NULL, max_score = NULL, needs_review = false,
+WITH earlier AS (
+    SELECT generation, round(sum(score)::numeric, 2)::double precision AS score,
+           round(sum(max_score)::numeric, 2)::double precision AS max_score,
+           bool_or(jsonb_array_length(result -> 'review_reasons') > 0) AS needs_review
+    FROM grading_results WHERE submission_id = %(file_id)s AND generation < %(generation)s
+    GROUP BY generation ORDER BY generation DESC LIMIT 1
+)
+UPDATE submissions SET status = CASE WHEN earlier.generation IS NULL THEN 'retracted' ELSE 'graded' END,
+                       generation = coalesce(earlier.generation, submissions.generation), score = earlier.score,
+                       max_score = earlier.max_score, needs_review = coalesce(earlier.needs_review, false),
                        updated_at = now()
-WHERE id = %s AND generation = %s AND status = 'graded'
+FROM (SELECT) this LEFT JOIN earlier ON true
+WHERE submissions.id = %(file_id)s AND submissions.generation = %(generation)s AND status = 'graded'
 """
 COMPENSATED_SQL = """
 INSERT INTO saga_transactions (saga_id, steps, final_status, started_at, completed_at, error_message)
@@ -173,7 +183,7 @@ class PostgresThreads:
     async def begin(self, start: AssessmentStart) -> int | None:
         """Take the thread's next epoch and mark the file running, in one transaction.
 
-        `None` when the file's generation has reached a final state, or has a newer run.
+        `None` when the file's generation has reached a final state, or has a newer attempt or run.
         """
         async with self._postgres.transaction() as connection:
             # first, and by itself: what waits here for another run's beginning must see what that one did
@@ -302,7 +312,7 @@ class PostgresAssessments:
                 # its file is completed, which is final: it keeps its results
                 raise SagaStepRefused(f"The saga of file {file_id} is completed; nothing is left to undo.")
             erased = await connection.execute(ERASE_RESULTS_SQL, [file_id, generation])
-            retracted = await connection.execute(RETRACT_SQL, [file_id, generation])
+            retracted = await connection.execute(RETRACT_SQL, {"file_id": file_id, "generation": generation})
             # the saga's row stands even if nothing was recorded: a late `record` meets it and is refused
             await connection.execute(
                 COMPENSATED_SQL,

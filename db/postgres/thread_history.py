@@ -157,7 +157,7 @@ def _decode(type_: str, stored: bytes, *, tasks: bool = False) -> Any:
         value = ormsgpack.unpackb(content, ext_hook=_task if tasks else _plain, option=_MSGPACK)
         json.dumps(value)  # it is told as JSON, which has no bytes
     except (TypeError, ValueError) as error:
-        raise CorruptCheckpoint(f"A stored {type_} value cannot be shown: {error}") from error
+        raise CorruptCheckpoint(f"A stored {type_} value is no plain data.") from error
     return value
 
 

@@ -11,6 +11,15 @@ from db.redis.connection import GONE_OR_REFUSED, RedisLink
 RESULT_SECONDS = 3600
 REPORT_SECONDS = 600
 
+#: a rebuild that took longer than its lease must not replace a newer one's
+WRITE_FENCED = """
+local newest = redis.call('GET', KEYS[2])
+if newest and tonumber(newest) > tonumber(ARGV[3]) then return 0 end
+redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+"""
+
 
 def result_key(submission_id: str, question_id: str) -> str:
     """Where the result of one question is cached."""
@@ -20,6 +29,11 @@ def result_key(submission_id: str, question_id: str) -> str:
 def report_key(batch_id: str) -> str:
     """Where a batch's report is cached."""
     return f"report:{batch_id}"
+
+
+def report_fence_key(batch_id: str) -> str:
+    """Where the fence is with which it was last rebuilt; it outlives the report, not its own time."""
+    return f"report:{batch_id}:fence"
 
 
 class RedisResultCache:
@@ -61,6 +75,7 @@ class RedisReportCache:
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
+        self._write_fenced = link.client.register_script(WRITE_FENCED)
         self._log = structlog.get_logger("assay.cache")
 
     async def read(self, batch_id: str) -> dict[str, Any] | None:
@@ -72,13 +87,16 @@ class RedisReportCache:
             return None
         return None if text is None else json.loads(text)
 
-    async def write(self, batch_id: str, report: Mapping[str, Any]) -> None:
-        """Cache the report, if that is possible."""
+    async def write(self, batch_id: str, report: Mapping[str, Any], *, fence: int | None = None) -> None:
+        """Cache the report, if that is possible; with a fence only where none is that had a newer one."""
+        text = json.dumps(report, ensure_ascii=False)
         try:
             with self._link.use() as client:
-                await client.set(
-                    report_key(batch_id), json.dumps(report, ensure_ascii=False), ex=REPORT_SECONDS
-                )
+                if fence is None:
+                    await client.set(report_key(batch_id), text, ex=REPORT_SECONDS)
+                else:
+                    keys = [report_key(batch_id), report_fence_key(batch_id)]
+                    await self._write_fenced(keys, [text, REPORT_SECONDS, fence], client)
         except GONE_OR_REFUSED as error:
             self._log.info("report_not_cached", batch_id=batch_id, reason=type(error).__name__)
 

@@ -3,10 +3,16 @@
 import asyncio
 import csv
 import io
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
 
+from api.reports import _read
+from api.singleflight import SingleFlight
+from db.postgres.reports import PostgresResults
+from domain.gateway import Caller
 from domain.states import BATCH_MACHINE
 from runtime.resources import Resources
 from runtime.server import services
@@ -149,3 +155,39 @@ async def test_the_report_of_a_batch_that_is_not_there_is_not_found(api: httpx.A
     answer = await api.get("/v1/batches/0197c1de-1111-7000-8000-000000000000/report")
 
     assert answer.status_code == 404
+
+
+async def test_a_final_batchs_report_is_rebuilt_once_for_all_processes(
+    api: httpx.AsyncClient, batch_id: str, session_resources: Resources
+) -> None:
+    (await api.post(f"/v1/batches/{batch_id}/cancel")).raise_for_status()
+    computed = 0
+
+    class CountedResults(PostgresResults):
+        async def report(self, tenant_id: str, batch_id: str) -> dict[str, Any]:
+            nonlocal computed
+            computed += 1
+            await asyncio.sleep(0.05)
+            return await super().report(tenant_id, batch_id)
+
+    results = CountedResults(session_resources.postgres)
+    one = services(session_resources)
+    processes = [replace(one, results=results, reports=SingleFlight()) for _ in range(3)]
+    caller = Caller("local", "key", frozenset({"read"}))
+    reports = await asyncio.gather(*(_read(each, caller, batch_id) for each in processes))
+    assert computed == 1
+    assert reports[0] == reports[1] == reports[2]
+
+
+async def test_a_rebuild_that_lost_its_lease_does_not_replace_a_newer_one(
+    batch_id: str, session_resources: Resources
+) -> None:
+    cache = services(session_resources).report_cache
+    await cache.write(batch_id, {"batch": "newer"}, fence=8)
+    await cache.write(batch_id, {"batch": "older"}, fence=7)
+    assert await cache.read(batch_id) == {"batch": "newer"}
+    await cache.forget(batch_id)
+    await cache.write(batch_id, {"batch": "older"}, fence=7)
+    assert await cache.read(batch_id) is None
+    await cache.write(batch_id, {"batch": "newest"}, fence=9)
+    assert await cache.read(batch_id) == {"batch": "newest"}

@@ -158,15 +158,6 @@ async def test_another_tenant_sees_and_moves_nothing(
     assert [each.status_code for each in answers] == [404] * len(asked)
 
 
-async def test_a_batch_of_nothing_but_graded_submissions_has_nothing_to_run_again(
-    api: httpx.AsyncClient, session_resources: Resources, session_workers: None
-) -> None:
-    batch_id = await graded(api, {"good.json": a_submission()})
-    await ended(session_resources, batch_id)
-    answer = await api.post(f"/v1/batches/{batch_id}/retry-failed")
-    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_rerun")
-
-
 async def test_a_batch_that_was_cancelled_before_it_was_complete_has_nothing_to_run_again(
     api: httpx.AsyncClient, session_resources: Resources
 ) -> None:

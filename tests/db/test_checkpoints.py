@@ -4,7 +4,8 @@ import asyncio
 import logging
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -232,6 +233,7 @@ async def test_a_straggler_of_an_older_run_can_change_nothing_of_the_newer_one(
     postgres: Postgres, exam: Exam
 ) -> None:
     old = await running_file(postgres, exam)
+    before = datetime.now(UTC)
     newer = a_start(old.file_id)
     epoch = await PostgresThreads(postgres).begin(newer)
     assert epoch == 1
@@ -241,18 +243,19 @@ async def test_a_straggler_of_an_older_run_can_change_nothing_of_the_newer_one(
         await submissions.propose(old.file_id, 1, old.thread_id, old.epoch, an_assessment(exam, share=0.0))
     with pytest.raises(EpochSuperseded):
         await put(FencedPostgresSaver(postgres.pool, old.epoch), old, results={"q1": 1})
-    # nor does its next attempt begin
-    assert await PostgresThreads(postgres).begin(a_start(old.file_id, old.thread_id)) is None
+    # nor does an attempt begin that was scheduled before
+    late = replace(a_start(old.file_id, old.thread_id), scheduled_at=before)
+    assert await PostgresThreads(postgres).begin(late) is None
     recorded = await assessments.record(old.file_id, 1, newer.thread_id)
     assert recorded.score == recorded.max_score
 
 
 async def test_of_two_runs_that_begin_at_once_the_later_one_goes_on(postgres: Postgres, exam: Exam) -> None:
     threads, file = PostgresThreads(postgres), await running_file(postgres, exam)
-    newer = a_start(file.file_id)
-    epoch, old = await asyncio.gather(
-        threads.begin(newer), threads.begin(a_start(file.file_id, file.thread_id))
-    )
+    now = datetime.now(UTC)
+    older = replace(a_start(file.file_id, file.thread_id), scheduled_at=now)
+    newer = replace(a_start(file.file_id), scheduled_at=now + timedelta(seconds=1))
+    epoch, old = await asyncio.gather(threads.begin(newer), threads.begin(older))
     # whichever came first, the newer run owns the file now and the older one owns nothing
     assert epoch == 1
     assert old in (None, 2)

@@ -257,6 +257,14 @@ async def test_a_claim_waits_for_the_write_under_way(postgres: Postgres, fresh: 
     assert await claiming > first
 
 
+async def test_of_claims_at_once_the_greatest_is_the_newest(postgres: Postgres, fresh: str) -> None:
+    fences = PostgresFences(postgres)
+    claimed = await asyncio.gather(*(fences.claim(fresh) for _ in range(60)))
+    assert len(set(claimed)) == len(claimed)
+    async with postgres.transaction() as connection:
+        await check_fence(connection, fresh, max(claimed))
+
+
 async def test_a_fence_never_goes_back_though_its_row_was_pruned(own_postgres: Postgres, fresh: str) -> None:
     fences = PostgresFences(own_postgres)
     first = await fences.claim(fresh)

@@ -1,4 +1,4 @@
-"""Re-runs and forks in Postgres: what they copy, what they refuse, and how large ones are cut into windows."""
+"""Re-runs and forks in Postgres: what they copy, what they refuse, how large ones are cut into windows."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -14,7 +14,7 @@ from db.postgres.reruns import PostgresReruns
 from db.postgres.thread_history import PostgresThreadHistory
 from db.postgres.threads import PostgresThreadRetention, Retention
 from domain.batch import Batch
-from domain.errors import EpochSuperseded, InvalidInput, NotFound
+from domain.errors import EpochSuperseded, InvalidInput, NotFound, NothingToRerun
 from domain.ports import AssessmentStart, Stretch
 from domain.states import BatchState, FileState
 from domain.threads import ForkPlace
@@ -30,7 +30,7 @@ async def postgres(database_url: str) -> AsyncIterator[Postgres]:
 
 
 async def failed_file(postgres: Postgres, steps: int = 3) -> tuple[RunningFile, list[str]]:
-    """A file that failed after so many steps, in a batch that has ended; and its checkpoints, oldest first."""
+    """A file that failed after so many steps, in a batch that has ended; its checkpoints, oldest first."""
     file = await running_file(postgres)
     saver = FencedPostgresSaver(postgres.pool, file.epoch)
     config = {"configurable": {"thread_id": file.thread_id, "checkpoint_ns": ""}}
@@ -196,3 +196,11 @@ async def test_a_file_that_is_gone_on_with_keeps_its_marks_until_it_has_new_ones
     await PostgresReruns(postgres).fork("local", file.batch_id, ForkPlace(step=0), [file.file_id])
     kept = await PostgresBatches(postgres).submission("local", file.file_id)
     assert (kept.state, kept.generation, kept.score) == (FileState.QUEUED, 2, 3)
+
+
+async def test_a_batch_of_nothing_but_graded_files_has_nothing_to_run_again(postgres: Postgres) -> None:
+    batch = await ended(postgres, 2, [])
+    before = await PostgresBatches(postgres).read("local", batch.id)
+    with pytest.raises(NothingToRerun):
+        await PostgresReruns(postgres).retry_failed("local", batch.id)
+    assert await PostgresBatches(postgres).read("local", batch.id) == before

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from domain.identity import (
     LogicalStep,
+    WorkflowRef,
     batch_workflow_id,
     file_workflow_id,
     is_segment,
@@ -82,3 +83,25 @@ def test_ids_are_told_apart() -> None:
         "f/g1/persist",
         "f/g2/persist",
     ]
+
+
+@given(ref=st.builds(WorkflowRef, SEGMENT, st.none() | SEGMENT, st.integers(1, 10**9 - 1)))
+def test_a_workflows_id_is_read_back_as_it_was_written(ref: WorkflowRef) -> None:
+    assert WorkflowRef.parse(str(ref)) == ref
+
+
+@given(text=st.text("batch/fileg01._\n٣", max_size=20) | st.from_regex(r"batch/a/g[0-9]*/?(file/b)?"))
+def test_what_is_read_as_a_workflow_is_what_would_be_written(text: str) -> None:
+    try:
+        ref = WorkflowRef.parse(text)
+    except ValueError:
+        return
+    assert str(ref) == text
+
+
+@pytest.mark.parametrize(
+    "id_", ["batch/b/g1", "batch/b/g2/window/0", "batch/b/g0", "batch/b/file/", "file/f"]
+)
+def test_what_is_no_batchs_or_files_workflow_is_refused(id_: str) -> None:
+    with pytest.raises(ValueError, match=id_):
+        WorkflowRef.parse(id_)

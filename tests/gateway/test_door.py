@@ -76,8 +76,10 @@ async def test_no_reply_in_time_is_a_doubt(lane: Lane) -> None:
         return await at_once(request)
 
     lane.upstream.act = hang
-    with pytest.raises(ModelUnavailable, match=r"no reply in 0\.2 s"):
+    with pytest.raises(ModelUnavailable, match=r"no reply in 0\.2 s") as raised:
         await replace(lane, timeout_seconds=0.2).door().complete(lane.request())
+    # Temporal follows causes to their end
+    assert isinstance(raised.value.__cause__, TimeoutError)
     assert await lane.states() == ["in_doubt"]
 
 

@@ -168,10 +168,11 @@ def test_every_target_of_the_makefile_explains_itself() -> None:
 
 
 def test_every_assay_command_that_a_document_names_exists() -> None:
+    from typer.main import get_command
+
     from runtime.cli import app
 
-    commands = {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
-    commands |= {each.typer_instance.info.name for each in app.registered_groups if each.typer_instance}
+    commands = set(get_command(app).commands)
     for path in documents():
         text = path.read_text(encoding="utf-8")
         named = re.findall(r"`(?:\.venv/bin/)?assay ([a-z-]+)", text)

@@ -21,8 +21,8 @@ from runtime.embedded import ValkeyServer
 from tests.db.stage import opened_postgres, own_valkey
 from tests.properties.drawing import drawn
 
-LEASE_SECONDS = 0.4
-AT_ONCE = 15
+LEASE_SECONDS = 0.3
+AT_ONCE = 30
 
 Fate = Literal["released", "crashed", "failed", "without Redis"]
 
@@ -102,7 +102,7 @@ class House:
         self.valkey = valkey
         self.postgres = postgres
         self.fences = PostgresFences(postgres)
-        self.advisory = PostgresAdvisoryLocks(url, self.fences, lease_seconds=LEASE_SECONDS, at_once=40)
+        self.advisory = PostgresAdvisoryLocks(url, self.fences, lease_seconds=LEASE_SECONDS, at_once=60)
 
     async def visit(self, room: Room, visit: Visit) -> None:
         """One process comes, with a link of its own."""
@@ -202,7 +202,7 @@ async def test_one_holds_and_the_others_wait_or_time_out(house: House, example: 
     written in the order of fences, and from a newer holder's beginning on nothing of an older one's; nobody
     is left without an outcome. Where one server is asked all the time, no two hold the lock at once.
     """
-    cases = drawn(CASES, 140)
+    cases = drawn(CASES, 110)
     # a flush is everybody's
     for flushed in (False, True):
         places = asyncio.Semaphore(AT_ONCE)

@@ -151,3 +151,16 @@ async def test_record_a_batch_that_pauses_and_is_resumed(resources: Resources) -
         await save("batch-paused", handle_of(resources, batch))
         await save("window-paused", window_of(resources, batch, 0))
         await save("grading-paused", child_of(resources, (await files_of(resources, batch))[1]))
+
+
+async def test_record_a_batch_that_runs_again(resources: Resources) -> None:
+    batch = await open_batch(resources, {"a.json": a_submission(), "b.json": b"{"})
+    async with running(orchestration(resources), cognition(resources, WatchedModel())):
+        await start(resources, batch)
+        await all_ended(resources, batch)
+        again = await services(resources).reruns.retry_failed("local", batch.id)
+        await start(resources, again)
+        await all_ended(resources, again)
+        await save("batch-rerun", handle_of(resources, again))
+        window_id = window_workflow_id(batch.id, again.generation, 0)
+        await save("window-rerun", resources.temporal.get_workflow_handle(window_id))

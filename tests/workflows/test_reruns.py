@@ -21,7 +21,8 @@ from runtime.server import services
 from runtime.sweeper import BatchSweeper
 from tests.builders import a_submission, open_batch
 from tests.workflows import plant
-from tests.workflows.test_pauses import MeteredModel, is_paused, raise_limit
+from tests.workflows.test_pauses import MeteredModel, raise_limit, state_of
+from workflows.batch import BatchWorkflow
 
 #: a reply that is no JSON, twice: the specialist gives up, and the file fails
 NO_REPLY = Rule("*", fail="invalid_json", times=2)
@@ -67,7 +68,13 @@ async def test_only_failed_files_run_again_and_the_others_keep_their_results(res
         assert (again.state, again.generation, again.failure_code) == (BatchState.SCATTERING, 2, None)
         counts = (await made.batches.progress(batch.id)).counts
         assert (counts.completed, counts.queued) == (2, 1)
+        model.holds = lambda call: call.step.generation == 2
         await plant.start(resources, again, again)
+        await model.is_holding(1)
+        progress = await plant.handle_of(resources, again).query(BatchWorkflow.progress)
+        assert progress.counts == (await made.batches.progress(batch.id)).counts
+        assert (progress.counts.completed, progress.counts.running) == (2, 1)
+        model.released.set()
         (ended,) = await plant.all_ended(resources, again)
 
     assert (ended.state, ended.generation) == (BatchState.COMPLETED, 2)
@@ -179,6 +186,12 @@ async def test_a_rerun_whose_start_was_lost_is_started_by_the_sweeper(resources:
     assert [file.generation for file in await plant.files_of(resources, batch)] == [1, 2]
 
 
+async def pauses(resources: Resources, batch: Batch) -> None:
+    async with asyncio.timeout(30):
+        while await state_of(resources, batch) is not BatchState.PAUSED:
+            await asyncio.sleep(0.02)
+
+
 async def test_a_batch_that_was_cancelled_while_paused_runs_again_and_pauses_again(
     resources: Resources,
 ) -> None:
@@ -186,15 +199,15 @@ async def test_a_batch_that_was_cancelled_while_paused_runs_again_and_pauses_aga
     batch = await a_class(resources, 3, max_concurrent=1)
     async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
         await plant.start(resources, batch)
-        await is_paused(resources, batch)
+        await pauses(resources, batch)
         await made.orchestrator.cancel_batch(batch)
         (ended,) = await plant.all_ended(resources, batch)
         assert ended.state is BatchState.CANCELLED
         again = await made.reruns.retry_failed("local", batch.id)
         assert (await made.batches.progress(batch.id)).pause is None
         await plant.start(resources, again)
-        counts = await is_paused(resources, again)
-        assert counts.completed == 1
+        await pauses(resources, again)
+        assert (await made.batches.progress(batch.id)).counts.completed == 1
         model.limit = 3
         await raise_limit(resources, again, 3)
         (ended,) = await plant.all_ended(resources, again)

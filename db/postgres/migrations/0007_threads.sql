@@ -6,7 +6,7 @@ CREATE INDEX checkpoints_by_run ON checkpoints ((metadata ->> 'run_id')) WHERE m
 
 CREATE INDEX agent_threads_by_file ON agent_threads (file_id, generation);
 
--- When Temporal scheduled the run's agent for the first time: it orders a file's runs, whoever begins first (X14).
+-- When Temporal scheduled the newest attempt: it orders attempts and runs, whoever comes first (X14).
 ALTER TABLE agent_threads ADD COLUMN scheduled_at timestamptz NOT NULL DEFAULT now();
 UPDATE agent_threads SET scheduled_at = created_at;
 
