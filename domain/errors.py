@@ -199,6 +199,7 @@ class CallUnderway(Conflict):
     """The same call, by its Idempotency-Key, is being answered already."""
 
     code = "call_underway"
+    retryable = True
     retry_after_seconds = 1.0
 
 
@@ -206,6 +207,7 @@ class ConversationBusy(Conflict):
     """Another turn of the conversation is under way."""
 
     code = "conversation_busy"
+    retryable = True
     retry_after_seconds = 1.0
 
 
@@ -280,6 +282,7 @@ class RateLimited(AssayError):
 
     code = "rate_limited"
     retryable = True
+    retry_after_seconds = 1.0
 
     def __init__(
         self, message: str, *, limit: str = "", retry_after_seconds: float = 1.0, field: str | None = None

@@ -25,7 +25,7 @@ _KEPT_DAYS = 7
 
 CLAIM_SQL = """
 INSERT INTO lock_fences (name, fence) VALUES (%s, nextval('lock_fence_numbers'))
-ON CONFLICT (name) DO UPDATE SET fence = nextval('lock_fence_numbers'), claimed_at = now()
+ON CONFLICT (name) DO UPDATE SET fence = excluded.fence, claimed_at = now()
 RETURNING fence
 """
 # waits for a claim under way, and keeps the next one waiting until this transaction ends
