@@ -49,6 +49,10 @@ prove-short: $(STAMP) ## the proofs: kills, restarts, short chaos (at most 8 min
 prove: $(STAMP) ## all proofs, the long forms too; by hand, before a release
 	@$(PYTEST) -m "prove or long"
 
+.PHONY: chaos
+chaos: $(STAMP) ## the long chaos run: 200 submissions, workers and servers failing at random (4 minutes)
+	@$(PYTEST) -rP -m long tests/river/test_chaos.py
+
 .PHONY: coverage
 coverage: $(STAMP) ## line coverage of the test suite, and whether each package reaches its target
 	@$(COVERAGE) run --source=activities,agents,api,db,domain,gateway,runtime,workflows \

@@ -25,13 +25,16 @@ _KEPT_DAYS = 7
 
 CLAIM_SQL = """
 INSERT INTO lock_fences (name, fence) VALUES (%s, nextval('lock_fence_numbers'))
-ON CONFLICT (name) DO UPDATE SET fence = excluded.fence, claimed_at = now()
+ON CONFLICT (name) DO UPDATE SET fence = nextval('lock_fence_numbers'), claimed_at = now()
 RETURNING fence
 """
 # waits for a claim under way, and keeps the next one waiting until this transaction ends
 NEWEST_SQL = "SELECT fence FROM lock_fences WHERE name = %s FOR SHARE"
 PRUNE_SQL = f"DELETE FROM lock_fences WHERE claimed_at < now() - interval '{_KEPT_DAYS} days'"
-LOCK_SQL = "SELECT pg_advisory_lock(hashtextextended('lock:' || %s, 0))"
+# from then on the server ends a session that says nothing for a lease, and so frees its lock
+LOCK_SQL = """
+SELECT pg_advisory_lock(hashtextextended('lock:' || %s, 0)), set_config('idle_session_timeout', %s, false)
+"""
 
 
 async def check_fence(connection: Connection, name: str, fence: int) -> None:
@@ -94,8 +97,10 @@ class PostgresAdvisoryLocks:
         renewing: asyncio.Task[None] | None = None
         try:
             with translated_errors():
-                await connection.execute(LOCK_SQL, [name])
-            lease = Lease(name, self._lease_seconds)
+                await connection.execute(LOCK_SQL, [name, str(max(1, round(self._lease_seconds * 1000)))])
+                lease = Lease(name, self._lease_seconds)
+                # counted from before the server's own count began
+                await _renewed(connection, lease)
             renewing = asyncio.create_task(self._renew(connection, lease))
             lease.fence = await self._fences.claim(name)
             yield lease
@@ -105,24 +110,27 @@ class PostgresAdvisoryLocks:
             await connection.close()
 
     async def _connect(self) -> AsyncConnection[dict[str, object]]:
-        milliseconds = max(1, round(self._lease_seconds * 1000))
         return await AsyncConnection.connect(
             self._url,
             autocommit=True,
             row_factory=dict_row,
             application_name="assay-lock",
             connect_timeout=5,
-            options=f"-c role={APPLICATION_ROLE} -c idle_session_timeout={milliseconds}",
+            options=f"-c role={APPLICATION_ROLE}",
         )
 
     async def _renew(self, connection: AsyncConnection[dict[str, object]], lease: Lease) -> None:
         with suppress(psycopg.Error):
             while not lease.lost:
                 await asyncio.sleep(self._lease_seconds / 3)
-                asked = time.monotonic()
-                await connection.execute("SELECT 1")
-                lease.extend(asked)
+                await _renewed(connection, lease)
         lease.end()
+
+
+async def _renewed(connection: AsyncConnection[dict[str, object]], lease: Lease) -> None:
+    asked = time.monotonic()
+    await connection.execute("SELECT 1")
+    lease.extend(asked)
 
 
 async def stopped(renewing: "asyncio.Task[None]") -> None:

@@ -92,13 +92,19 @@ class RedisLocks:
             await asyncio.shield(self._release(name, token))
 
     async def _wait(self, name: str, token: str) -> Lease:
+        cancellations = _cancellations()
         while True:
             lease = Lease(name, self._lease_seconds)
-            if await self._set(name, token):
+            taken = await self._set(name, token)
+            if taken:
                 lease.fence = await self._fences.claim(name)
                 # a lock that was lost during the claim could have a fence beyond its successor's
-                if await self._extend(lease, token):
-                    return lease
+                taken = await self._extend(lease, token)
+            # until Python 3.12 `asyncio.wait_for`, which the driver uses, may lose one, a time-out's too
+            if _cancellations() > cancellations:
+                raise asyncio.CancelledError
+            if taken:
+                return lease
             await asyncio.sleep(random.uniform(0.5, 1.5) * _LOOK_SECONDS)  # noqa: S311  # spreads waiters, no secret
 
     async def _set(self, name: str, token: str) -> bool:
@@ -135,3 +141,8 @@ class RedisLocks:
     @property
     def _milliseconds(self) -> int:
         return max(1, round(self._lease_seconds * 1000))
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

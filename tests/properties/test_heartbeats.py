@@ -27,9 +27,9 @@ from tests.workflows.heartbeats import Attempt, Listener, longest_gap_seconds, w
 FILES, QUESTIONS = 16, 3
 TIMEOUT_SECONDS = 3.0
 #: longer than the timeout: without heartbeats the attempt would be taken for dead
-HANG_SECONDS = 5.0
+HANG_SECONDS = 3.4
 #: how long Redis, Postgres and the child that reads a document stand still
-STILL_SECONDS = 2.0
+STILL_SECONDS = 1.7
 READER = "activities.intake.confined"
 
 

@@ -110,7 +110,8 @@ async def _is_one(resources: Resources, file: StoredFile) -> AgentState:
     deadline = time.monotonic() + 20
     while True:
         state = await agent_state(resources, file)
-        live = await RedisStatePublisher(resources.redis).read(file_workflow_id(file.batch_id, file.id, file.generation))
+        workflow_id = file_workflow_id(file.batch_id, file.id, file.generation)
+        live = await RedisStatePublisher(resources.redis).read(workflow_id)
         stored = await resources.postgres.row(LATEST_SQL, [file.id])
         if live is not None and stored is not None:
             run_id = (await child_of(resources, file).describe()).run_id
@@ -137,7 +138,8 @@ async def test_the_query_is_never_older_than_the_interval(resources: Resources) 
         await start(resources, batch)
         ending = asyncio.create_task(all_ended(resources, batch))
         while not ending.done():
-            live = await RedisStatePublisher(resources.redis).read(file_workflow_id(batch.id, file.id, file.generation))
+            workflow_id = file_workflow_id(batch.id, file.id, file.generation)
+            live = await RedisStatePublisher(resources.redis).read(workflow_id)
             if live is not None:
                 lived.append((time.monotonic(), live))
                 asked.append((time.monotonic(), await agent_state(resources, file)))

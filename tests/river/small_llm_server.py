@@ -18,7 +18,7 @@ def main() -> None:
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.port = 0
     parameters.cpuparams.n_threads = THREADS
-    parameters.verbosity = 0
+    parameters.verbosity = 3
     server = Server(parameters)
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()

@@ -62,8 +62,11 @@ def test_chaos_loses_nothing_repeats_nothing_and_pays_for_nothing_twice(
         chaos = Chaos(up, second, chosen)
         chaos.reign(is_over)
         ended = wait_ended(client, batch_id)
-        why = [(each["name"], each["failure_code"], each["failure_message"])
-               for each in client.files(batch_id) if each["state"] != "completed"]
+        why = [
+            (each["name"], each["failure_code"], each["failure_message"])
+            for each in client.files(batch_id)
+            if each["state"] != "completed"
+        ]
         assert (ended, why) == ("completed", [])
         seconds = time.monotonic() - began
         reckoning = Reckoning.of(up, batch_id, chaos, log)

@@ -104,7 +104,7 @@ class _Outbound(ActivityOutboundInterceptor):
 async def watched_at_the_server(
     *handles: WorkflowHandle[Any, Any],
 ) -> AsyncIterator[dict[tuple[str, int], list[float]]]:
-    """When the server heard of each workflow's agent, by workflow and attempt, from the attempt's start on."""
+    """When the server heard of each workflow's agent, by workflow and attempt, from its start on."""
     heard: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     watching = [asyncio.create_task(_watch(handle, heard)) for handle in handles]
     try:

@@ -1,15 +1,11 @@
-"""A reset gives a file a newer run: whatever is left of the older one changes nothing, however late it comes."""
+"""A reset gives a file a newer run: what is left of the older one changes nothing, however late it comes."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
-from temporalio.client import WorkflowHandle
 
 import runtime.worker
 from db.postgres.grading import PostgresThreads
-from domain.batch import Batch, StoredFile
 from domain.ports import AssessmentStart
 from domain.states import BatchState, FileState
 from runtime.resources import Resources
@@ -20,7 +16,7 @@ QUESTIONS = 2
 
 
 class LateThreads(PostgresThreads):
-    """The threads of a worker that hears nothing, and begins the first run that it meets when it is let go."""
+    """The threads of a worker that hears nothing, and begins the first run it meets when it is let go."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
