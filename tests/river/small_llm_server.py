@@ -8,7 +8,8 @@ import sys
 from xllamacpp import CommonParams, Server  # type: ignore[import-not-found]  # an optional package
 
 CONTEXT_TOKENS = 4096
-THREADS = 2
+#: two of them wait for each other in circles where a core is busy: two tokens a second instead of a hundred
+THREADS = 1
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.port = 0
     parameters.cpuparams.n_threads = THREADS
-    parameters.verbosity = 3
+    parameters.verbosity = 0
     server = Server(parameters)
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()

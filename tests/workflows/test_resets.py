@@ -63,6 +63,7 @@ async def test_an_older_run_that_begins_after_the_newer_one_is_refused(
             await late.entered.wait()
         (file,) = await plant.files_of(resources, batch)
         await plant.reset(resources, plant.child_of(resources, file))
+        await plant.reset(resources, plant.handle_of(resources, batch))
         await model.is_holding(QUESTIONS)
         late.released.set()
         async with asyncio.timeout(20):
@@ -75,3 +76,6 @@ async def test_an_older_run_that_begins_after_the_newer_one_is_refused(
     assert (file.state, file.score) == (FileState.COMPLETED, 3.0 * QUESTIONS)
     assert file.run_id != late.late
     assert set(model.begun.values()) == {1}
+    told = [kind for _, kind, _ in await plant.file_events(resources, batch)]
+    assert told.count("FileAssessed") == 1
+    assert (await resources.ledger.books.verify())[1] == []
