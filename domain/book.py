@@ -364,10 +364,11 @@ class Book:
 
 
 def _exhausted(scope: Scope, subject: str, limit: int, missing: int, held: int = 0) -> BudgetExhausted:
-    named = f"{scope} {subject}".strip()
+    named = "one call" if scope is Scope.CALL else f"{scope} {subject}"
+    way_out = "wait until what is held has been settled" if held else "ask for less"
     return BudgetExhausted(
         f"The limit of {named} is {Money(limit)} USD, and {Money(missing)} USD are missing for this call. "
-        "Raise the limit, or wait until what is held has been settled.",
+        f"Raise the limit, or {way_out}.",
         scope=scope,
         missing_nanodollars=missing,
         held_nanodollars=held,
@@ -571,7 +572,7 @@ class Settle(_OfHold):
         outcome = self.settlement
         book.end(
             row, state, event_type, actual=actual, reference=ref, usage=outcome.usage,
-            rates=outcome.rates.document, provider=outcome.provider, model=outcome.reply.model,
+            rates=outcome.rates.document, provider=outcome.provider, model=outcome.model or outcome.reply.model,
             timing=outcome.timing,
         )  # fmt: skip
 

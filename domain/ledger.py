@@ -306,6 +306,8 @@ class Settlement:
     timing: Timing = NO_TIMING
     #: units beyond the reply's tokens, such as `images`
     units: Mapping[str, int] = field(default_factory=dict)
+    #: without its provider, as the hold has it; the reply's own by default
+    model: str = ""
 
     @cached_property
     def usage(self) -> dict[str, int]:

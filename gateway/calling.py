@@ -101,7 +101,7 @@ class CallStep:
         began, timeout_seconds = monotonic(), self._terms(model).timeout_seconds
         request = replace(said(context.request, context.conversation), model=model, payer=context.payer)
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout(timeout_seconds) as listener.model_time:
                 reply = await self._reply(request, listener)
         except TimeoutError as error:
             await self._doubt(context, model, "no reply in time")

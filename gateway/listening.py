@@ -1,7 +1,8 @@
 """A caller that hears a reply while it is being written, and may leave at any time without disturbing it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -24,6 +25,8 @@ class Listener:
         self.first_at: float | None = None
         self._on_chunk = on_chunk
         self._telling: asyncio.Timeout | None = None
+        #: the model's time, which does not run while the caller takes its own
+        self.model_time: asyncio.Timeout | None = None
 
     async def hear(self, choices: Sequence[Mapping[str, Any]]) -> None:
         """Pass a chunk on; never raises for a caller's sake."""
@@ -33,13 +36,28 @@ class Listener:
             return
         self.told = True
         try:
-            async with asyncio.timeout(STALL_SECONDS) as self._telling:
-                await self._on_chunk(choices)
+            with self._model_waits():
+                async with asyncio.timeout(STALL_SECONDS) as self._telling:
+                    await self._on_chunk(choices)
         except Exception as error:  # noqa: BLE001  # whatever the caller's end raises, the reply is paid for
             structlog.get_logger("assay.gateway").info("listener_gone", reason=type(error).__name__)
             self._on_chunk = None
         finally:
             self._telling = None
+
+    @contextmanager
+    def _model_waits(self) -> Iterator[None]:
+        """Stop the model's clock: a slow reader must not turn a reply that is coming into a doubt."""
+        if self.model_time is None or (ends := self.model_time.when()) is None:
+            yield
+            return
+        now = asyncio.get_running_loop().time
+        began = now()
+        self.model_time.reschedule(None)
+        try:
+            yield
+        finally:
+            self.model_time.reschedule(ends + now() - began)
 
     def leave(self) -> None:
         """The caller has gone: nothing is told any more, and nobody waits for it."""

@@ -52,10 +52,12 @@ class SettleStep:
     async def _settled(self, context: Context) -> JournalEntry:
         called, reply = _called(context), _reply(context)
         rates = (await self.prices.of_model(called.candidate)).rates(reply.usage.tokens_in)
+        provider, model = split_model(called.candidate)
         settlement = Settlement(
             reply=reply,
             actual=rates.cost(usage_document(reply.usage)),
-            provider=split_model(called.candidate)[0],
+            provider=provider,
+            model=model,
             rates=rates,
             timing=called.timing,
         )

@@ -228,6 +228,22 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_holds_nothing_up(
     assert await lane.outside_states() == ["committed"]
 
 
+async def test_a_slow_reader_does_not_use_up_the_models_time(session_resources: Resources) -> None:
+    lane = replace(await opened_lane(session_resources, StreamingUpstream()), timeout_seconds=0.3)
+
+    async def hear(_: Choices) -> None:
+        await asyncio.sleep(0.2)
+
+    reply = await lane.door().complete(lane.chat(), caller=lane.caller, on_chunk=hear)
+    assert reply.text == "Light is energy."
+    assert await lane.outside_states() == ["committed"]
+
+
+async def test_hold_and_commit_name_the_model_alike(lane: Lane) -> None:
+    await lane.door().complete(lane.chat(model="one:model"), caller=lane.caller)
+    assert {(each["provider"], each["model"]) for each in await lane.events()} == {("one", "model")}
+
+
 async def test_a_failure_that_nobody_waits_for_any_more_is_no_defect(held_lane: Lane) -> None:
     upstream, door = _held(held_lane), held_lane.door()
     upstream.acts["one:model"] = raising(ModelUnavailable("Away."))

@@ -28,13 +28,15 @@ from domain.errors import AssayError
 from runtime.client import ApiClient
 from tests.river.classroom import OPEN
 from tests.river.installation import Up, calls_in, environment, patiently, run_assay, until
-from tests.river.test_worker_kills import Answered, durable_answers
+from tests.river.test_worker_kills import Answered, durable_answers, in_flight
 
 ROOT = Path(__file__).parents[2]
 #: of an agent's heartbeat and of a workflow's task: whoever stands still for longer is taken for dead
 TIMEOUT_SECONDS = 2.0
 #: how long a reply may take, and so how long a retry waits for the call of an attempt that died
 REPLY_SECONDS = 4.0
+#: how long a deed against a worker waits for calls in flight: a kill that meets nothing proves nothing
+AIM_SECONDS = 4.0
 #: dollars for a million tokens
 USD_IN, USD_OUT = "0.40", "1.60"
 
@@ -124,8 +126,9 @@ class Chaos:
     #: between two deeds
     PAUSE_SECONDS = (0.5, 2.0)
 
-    def __init__(self, up: Up, second: SecondWorker, seed: int) -> None:
+    def __init__(self, up: Up, second: SecondWorker, calls_log: Path, seed: int) -> None:
         self._up = up
+        self._calls_log = calls_log
         self._second = second
         self._random = random.Random(seed)  # noqa: S311  what is drawn hides nothing
         self._doing = ThreadPoolExecutor(max_workers=8, thread_name_prefix="chaos")
@@ -134,8 +137,8 @@ class Chaos:
         self.done: Counter[str] = Counter()
         self.samples: list[Sample] = []
         self.deeds: Mapping[str, Callable[[], None]] = {
-            "kill -9 of a worker for agents": lambda: self._kill("worker-cognition"),
-            "kill -9 of the second worker for agents": self._second.kill,
+            "kill -9 of a worker for agents": self._kill_the_worker,
+            "kill -9 of the second worker for agents": self._kill_the_second,
             "kill -9 of the worker for workflows": lambda: self._kill("worker-orchestration"),
             "Valkey flushed": self._flush,
             "connections to Postgres cut for 1 to 3 s": lambda: self._cut(self._seconds(1, 3)),
@@ -177,6 +180,20 @@ class Chaos:
 
     # --- the deeds ---
 
+    def _aim(self, pid: Callable[[], int | None]) -> None:
+        """Wait until calls are in flight at the process, or for so long."""
+        deadline = time.monotonic() + AIM_SECONDS
+        while time.monotonic() < deadline and not in_flight(calls_in(self._calls_log), pid() or 0):
+            time.sleep(0.1)
+
+    def _kill_the_worker(self) -> None:
+        self._aim(lambda: self._up.pids.get("worker-cognition"))
+        self._kill("worker-cognition")
+
+    def _kill_the_second(self) -> None:
+        self._aim(lambda: self._second.process.pid)
+        self._second.kill()
+
     def _kill(self, name: str) -> None:
         self._up.kill_child(name)
 
@@ -205,8 +222,10 @@ class Chaos:
 
     def _stop_a_worker(self) -> None:
         if self._random.random() < 1 / 2:
+            self._aim(lambda: self._up.pids.get("worker-cognition"))
             self._stop("worker-cognition")
         else:
+            self._aim(lambda: self._second.process.pid)
             self._stop_process(self._second.process.pid)
 
     def _stop(self, name: str) -> None:
@@ -325,6 +344,7 @@ class Reckoning:
         assert not self.told["AgentRestarted"], "a checkpoint was lost"
         assert not self.told["AssessmentRetracted"]
         assert self.sagas == {"completed": files}, "an orphan saga"
+        assert self.attempts > files, "chaos met nothing in flight"
         assert max(len(sample.answers) for sample in self.samples) > answers / 2, "durable work was not seen"
         assert not self.repeated, "durable, and asked for again"
         assert len(self.begun) == answers

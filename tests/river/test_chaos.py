@@ -34,7 +34,7 @@ def seed() -> int:
 @pytest.mark.parametrize(
     ("files", "latency_seconds", "max_concurrent"),
     [
-        pytest.param(40, 0.3, 6, marks=pytest.mark.prove, id="short"),
+        pytest.param(40, 0.3, 8, marks=pytest.mark.prove, id="short"),
         pytest.param(200, 1.0, 10, marks=[pytest.mark.long, pytest.mark.timeout(1200)], id="long"),
     ],
 )
@@ -59,7 +59,7 @@ def test_chaos_loses_nothing_repeats_nothing_and_pays_for_nothing_twice(
             batch = patiently(lambda: client.get(f"/v1/batches/{batch_id}"))
             return batch["status"] in BATCH_MACHINE.final
 
-        chaos = Chaos(up, second, chosen)
+        chaos = Chaos(up, second, log, chosen)
         chaos.reign(is_over)
         ended = wait_ended(client, batch_id)
         why = [
