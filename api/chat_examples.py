@@ -12,7 +12,7 @@ MODEL_EXAMPLE: Mapping[str, Any] = {
 }
 MODELS_EXAMPLE: Mapping[str, Any] = {"object": "list", "data": [MODEL_EXAMPLE]}
 COMPLETION_EXAMPLE: Mapping[str, Any] = {
-    "id": "chatcmpl-call-5f0c8ad2b1a94b8e8c53e0a7f1f3a7b2",
+    "id": "chatcmpl-2f1f2a0e-9f3e-5a86-8a7b-0d8f1c9f6e11",
     "object": "chat.completion",
     "created": 1795349700,
     "model": "openai:gpt-5-mini",
@@ -28,8 +28,9 @@ COMPLETION_EXAMPLE: Mapping[str, Any] = {
     },
 }
 STREAM_EXAMPLE = (
-    'data: {"id": "chatcmpl-call-5f0c", "object": "chat.completion.chunk", "created": 1795349700, '
-    '"model": "openai:gpt-5-mini", "choices": [{"index": 0, "delta": {"content": "443"}}]}\n\n'
+    'data: {"id": "chatcmpl-2f1f2a0e-9f3e-5a86-8a7b-0d8f1c9f6e11", "object": "chat.completion.chunk", '
+    '"created": 1795349700, "model": "openai:gpt-5-mini", '
+    '"choices": [{"index": 0, "delta": {"content": "443"}}]}\n\n'
     "data: [DONE]\n\n"
 )
 REQUEST_BODY: Mapping[str, Any] = {

@@ -187,7 +187,8 @@ def error_headers(error: AssayError) -> dict[str, str]:
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer realm="assay"'}
     again = status in _TRY_AGAIN and not isinstance(error, _SAID_ONCE)
-    return {"x-should-retry": "true" if again else "false"} | _after(error.retry_after_seconds, status)
+    headers = {"x-should-retry": "true" if again else "false"} | _after(error.retry_after_seconds, status)
+    return headers | limit_headers(error.states) if isinstance(error, RateLimited) else headers
 
 
 _TRY_AGAIN = (

@@ -21,10 +21,18 @@ MAX_WAIT_SECONDS = 600.0
 #: of arrays and objects within each other; what is deeper is no schema of a tool but an attack
 MAX_DEPTH = 64
 _MAX_NAME_LENGTH = 255
+_MAX_MODEL_LENGTH = 200
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-#: what an estimate can bound by its bytes, or its model by a price; a sound or a stored file cannot be
-PARTS = ("text", "image_url", "refusal")
+#: what an estimate can bound by its bytes
+PARTS = ("text", "refusal")
+#: those of other protocols, too; a picture's address, or its few bytes, can stand for thousands of tokens
+UNSERVED_PARTS = (
+    "image_url", "input_image", "image", "image_file", "video_url",
+    "input_audio", "audio", "file", "input_file",
+)  # fmt: skip
+#: run by the client; what an upstream runs by itself, such as a search, costs more than its tokens
+TOOLS = ("function", "custom")
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,16 @@ _TEXT = Kind("a string", lambda value: isinstance(value, str))
 _NAME = Kind(
     f"a string of at most {_MAX_NAME_LENGTH} characters",
     lambda value: isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH,
+)
+# it is shown in terminals and logs: no control character, no line's end, nothing that turns the writing
+_MODEL = Kind(
+    f"a string of at most {_MAX_MODEL_LENGTH} printable characters without spaces",
+    lambda value: (
+        isinstance(value, str)
+        and len(value) <= _MAX_MODEL_LENGTH
+        and value.isprintable()
+        and not any(map(str.isspace, value))
+    ),
 )
 _BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 _OBJECT = Kind("an object", lambda value: isinstance(value, dict))
@@ -115,7 +133,7 @@ PARAMETERS: Mapping[str, Kind] = {
 }
 #: read here, and not passed on
 OWN: Mapping[str, Kind] = {
-    "model": _NAME,
+    "model": _MODEL,
     "messages": Kind("a list of messages", lambda value: isinstance(value, list)),
     "max_tokens": _TOKENS,
     "max_completion_tokens": _TOKENS,
@@ -192,12 +210,12 @@ def _known(document: dict[str, Any]) -> dict[str, Any]:
     """The parameters that are set, once all are known and what they should be."""
     found = {}
     for name, value in document.items():
-        kind = _KNOWN.get(name)
-        if kind is None:
-            raise _unknown(name)
         # as clients write "not set"
         if value is None:
             continue
+        kind = _KNOWN.get(name)
+        if kind is None:
+            raise _unknown(name)
         if not kind.holds(value):
             raise InvalidInput(f"Invalid value for '{name}': expected {kind.expected}.", field=name)
         found[name] = value
@@ -227,6 +245,8 @@ def _chat(document: Mapping[str, Any]) -> Chat:
         )
     for index, message in enumerate(messages):
         _check_message(f"messages[{index}]", message)
+    for index, tool in enumerate(document.get("tools", ())):
+        _check_tool(f"tools[{index}].type", tool.get("type"))
     return Chat(
         messages=tuple(messages),
         parameters={name: document[name] for name in document if name in PARAMETERS},
@@ -253,6 +273,8 @@ def _check_message(where: str, message: object) -> None:
         raise InvalidInput(
             f"Invalid value for '{where}.role': expected {_one_of(*ROLES).expected}.", field=f"{where}.role"
         )
+    if message.get("audio") is not None:
+        raise _unserved(f"{where}.audio", "A stored sound")
     content = message.get("content")
     if isinstance(content, str):
         return
@@ -270,6 +292,8 @@ def _check_message(where: str, message: object) -> None:
 
 def _check_part(where: str, part: object) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind in UNSERVED_PARTS:
+        raise _unserved(f"{where}.type", f"A part of the type '{kind}'")
     if kind not in PARTS:
         raise InvalidInput(
             f"Invalid value for '{where}.type': expected {_one_of(*PARTS).expected}.", field=f"{where}.type"
@@ -277,6 +301,23 @@ def _check_part(where: str, part: object) -> None:
     assert isinstance(part, dict)
     if kind == "text" and not isinstance(part.get("text"), str):
         raise InvalidInput(f"Invalid value for '{where}.text': expected a string.", field=f"{where}.text")
+
+
+def _unserved(where: str, what: str) -> InvalidInput:
+    return InvalidInput(
+        f"Invalid value for '{where}': {what} is not served here: nobody could say beforehand what it costs. "
+        "Send text.",
+        field=where,
+    )
+
+
+def _check_tool(where: str, kind: object) -> None:
+    if kind not in TOOLS:
+        raise InvalidInput(
+            f"Invalid value for '{where}': expected {_one_of(*TOOLS).expected}: what an upstream runs "
+            "by itself costs more than its tokens.",
+            field=where,
+        )
 
 
 def _patience(document: Mapping[str, Any]) -> Patience:

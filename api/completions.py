@@ -45,9 +45,11 @@ from api.exchange import Exchange, Relay, cancelled
 from api.idempotency import check_key
 from api.trace import trace_id_of
 from domain.completion import PROVIDER_SEPARATOR, CompletionReply, CompletionRequest, OnChunk, Payer
-from domain.errors import AssayError, UnknownModel
+from domain.errors import AssayError, InvalidInput, NotFound, RateLimited, UnknownModel
 from domain.gateway import Caller, LimitState
 from domain.identity import ClientStep
+from domain.keys import unknown_profile
+from domain.ledger import CallKey
 
 log = structlog.get_logger(__name__)
 
@@ -134,12 +136,19 @@ class ClientCall:
     include_usage: bool
     #: found again by its request alone: to be marked when it was delivered
     unnamed: bool
+    #: none before it was this one
+    new: bool
 
     @property
     def id(self) -> str:
-        """What the ledger calls it, too."""
+        """What its client's repetitions find it by."""
         assert isinstance(self.request.step, ClientStep)
         return self.request.step.call_id
+
+    @property
+    def ledger_id(self) -> str:
+        """What the ledger calls it, in statements and events."""
+        return str(CallKey.of(self.request).id)
 
 
 def _secret(headers: Headers) -> str | None:
@@ -149,18 +158,41 @@ def _secret(headers: Headers) -> str | None:
 
 async def _identified(services: Services, caller: Caller, asked: ChatRequest, request: Request) -> ClientCall:
     services.models.check(asked.model)
-    caller = replace(caller, profile=profile_of(caller, asked.profile))
-    name = request.headers.get("idempotency-key")
+    caller = await _paying(services, caller, asked.profile)
+    name = _idempotency_key(request.headers)
     again = _is_retry(request.headers)
     call = _unidentified(caller, asked, trace_id_of(request.scope))
+    lost = None
     if name is None:
-        call_id = await _unnamed_call_id(services, call, again=again)
+        lost = await _lost_call_id(services, call) if again else None
+        call_id = lost or await services.client_calls.new()
     else:
-        call_id = named_call_id(caller.key_id, check_key(name))
+        call_id = named_call_id(caller.key_id, name)
         # a client that comes again by itself has lost the first answer, and waits for it
         call = replace(call, refuse_other=True, refuse_underway=not again)
     call = replace(call, step=ClientStep(call_id))
-    return ClientCall(caller, call, asked.stream, asked.include_usage, unnamed=name is None)
+    unnamed = name is None
+    return ClientCall(
+        caller, call, asked.stream, asked.include_usage, unnamed=unnamed, new=unnamed and lost is None
+    )
+
+
+async def _paying(services: Services, caller: Caller, profile: str) -> Caller:
+    """The caller with the profile that pays; asked of Postgres each time: a typo must find no budget."""
+    paying = replace(caller, profile=profile_of(caller, profile))
+    if paying.profile != caller.profile:
+        try:
+            await services.tenants.profile(caller.tenant_id, paying.profile)
+        except NotFound as error:
+            raise unknown_profile(paying.profile) from error
+    return paying
+
+
+def _idempotency_key(headers: Headers) -> str | None:
+    names = headers.getlist("idempotency-key")
+    if len(set(names)) > 1:
+        raise InvalidInput("Idempotency-Key: more than one was sent; send one.", field="Idempotency-Key")
+    return check_key(names[0]) if names else None
 
 
 def _unidentified(caller: Caller, asked: ChatRequest, trace_id: str) -> CompletionRequest:
@@ -176,11 +208,9 @@ def _unidentified(caller: Caller, asked: ChatRequest, trace_id: str) -> Completi
     )
 
 
-async def _unnamed_call_id(services: Services, call: CompletionRequest, *, again: bool) -> str:
-    """The id of the call that was lost, if the client comes for it again by itself; else a new one."""
-    calls = services.client_calls
-    lost = await calls.retried(call.payer.api_key_id, call.request_hash()) if again else None
-    return lost or await calls.new()
+async def _lost_call_id(services: Services, call: CompletionRequest) -> str | None:
+    """The id of the call that was lost, and that its client comes for again by itself."""
+    return await services.client_calls.retried(call.payer.api_key_id, call.request_hash())
 
 
 def named_call_id(key_id: str, idempotency_key: str) -> str:
@@ -204,7 +234,7 @@ class ChatAnswer(Response):
         super().__init__()
         self._services = services
         self._call = call
-        self._heading = Heading(call.id, int(services.clock.now().timestamp()))
+        self._heading = Heading(call.ledger_id, int(services.clock.now().timestamp()))
         self._states: Sequence[LimitState] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -215,7 +245,7 @@ class ChatAnswer(Response):
             if self._call.unnamed:
                 await self._services.client_calls.delivered(self._call.id)
         except ClientDisconnect:
-            log.info("client_left", call_id=self._call.id)
+            log.info("client_left", call_id=self._call.ledger_id)
             if not exchange.begun:
                 await exchange.begin(CLIENT_CLOSED_REQUEST, {})
         except Exception as error:  # noqa: BLE001  # said in OpenAI's form, and logged
@@ -271,9 +301,17 @@ class ChatAnswer(Response):
         return {**headers, "x-request-id": self._call.request.trace_id, **limit_headers(self._states)}
 
     async def _complete(self, on_chunk: OnChunk | None = None) -> CompletionReply:
-        return await self._services.completions.complete(
-            self._call.request, caller=self._call.caller, on_chunk=on_chunk, on_limits=self._hear_limits
-        )
+        request = self._call.request
+        try:
+            return await self._services.completions.complete(
+                request, caller=self._call.caller, on_chunk=on_chunk, on_limits=self._hear_limits
+            )
+        except RateLimited:
+            # before it is answered: its retry may be quick, and must not take an equal call's reply
+            if self._call.new:
+                calls = self._services.client_calls
+                await calls.refused(request.payer.api_key_id, request.request_hash())
+            raise
 
     def _hear_limits(self, states: Sequence[LimitState]) -> None:
         self._states = states

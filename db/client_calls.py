@@ -16,6 +16,9 @@ RETRY_SECONDS = 600
 #: marks on their way to Redis; one more is dropped, and a retry of its call is answered from the journal
 MOST_WAITING = 10_000
 
+#: refusals of one request that are remembered; the retry of one more may take an equal call's reply
+MOST_REFUSED = 1_000
+
 #: ids that a client named itself are found by their names
 UNNAMED = "call-"
 
@@ -23,6 +26,11 @@ UNNAMED = "call-"
 def delivered_key(call_id: str) -> str:
     """Where it is remembered that a reply went out whole."""
     return f"client_call:{call_id}:delivered"
+
+
+def refused_key(key_id: str, request_hash: str) -> str:
+    """Where it is remembered how many equal calls were refused and have not come again."""
+    return f"client_call:{key_id}:{request_hash}:refused"
 
 
 class Books(Protocol):
@@ -52,12 +60,30 @@ class StoredClientCalls:
         return UNNAMED + uuid4().hex
 
     async def retried(self, key_id: str, request_hash: str) -> str | None:
-        """The id of the newest call of that key and request within ten minutes that was not delivered yet."""
+        """The id of the newest call of that key and request within ten minutes that was not delivered yet.
+
+        None for the retry of a call that was refused, which is a new call; it uses that refusal up.
+        """
+        if await self._was_refused(key_id, request_hash):
+            return None
         since = self._clock.now() - timedelta(seconds=RETRY_SECONDS)
         calls = await self._books.client_calls(key_id, request_hash, since)
         unnamed = [each for each in calls if each.startswith(UNNAMED)]
         marked = await self._marked(unnamed)
         return next((each for each in unnamed if each not in marked), None)
+
+    async def refused(self, key_id: str, request_hash: str) -> None:
+        """A new call was refused before anything was held: its retry is no other call's; never raises."""
+        key = refused_key(key_id, request_hash)
+        try:
+            with self._redis.use() as client:
+                async with client.pipeline(transaction=True) as pipeline:
+                    pipeline.rpush(key, "1")
+                    pipeline.ltrim(key, 0, MOST_REFUSED - 1)
+                    pipeline.expire(key, RETRY_SECONDS)
+                    await pipeline.execute()
+        except GONE_OR_REFUSED as error:
+            self._log.info("refusal_not_marked", reason=type(error).__name__)
 
     async def delivered(self, call_id: str) -> None:
         """The reply went out whole; never raises, and waits for nothing: marks go to Redis in bunches."""
@@ -70,6 +96,14 @@ class StoredClientCalls:
         """Wait until every mark has gone out."""
         if self._marking is not None:
             await self._marking
+
+    async def _was_refused(self, key_id: str, request_hash: str) -> bool:
+        # a list and not a number: one of two retries at once takes the only refusal, without a script
+        try:
+            with self._redis.use() as client:
+                return await client.lpop(refused_key(key_id, request_hash)) is not None
+        except GONE_OR_REFUSED:
+            return False
 
     async def _marked(self, call_ids: Sequence[str]) -> set[str]:
         waiting = set(self._waiting)

@@ -56,7 +56,10 @@ Two translators and no third: `activities/failures.py` and `api/errors.py`.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    from domain.gateway import LimitState
 
 from domain.fields import Mistake
 
@@ -278,17 +281,27 @@ class BudgetExhausted(AssayError):
 
 
 class RateLimited(AssayError):
-    """Too many requests, tokens or calls at once; `limit` names which one."""
+    """Too many requests, tokens or calls at once; `limit` names which one.
+
+    `states` are how all limits of the call stood, as far as they were looked at.
+    """
 
     code = "rate_limited"
     retryable = True
     retry_after_seconds = 1.0
 
     def __init__(
-        self, message: str, *, limit: str = "", retry_after_seconds: float = 1.0, field: str | None = None
+        self,
+        message: str,
+        *,
+        limit: str = "",
+        retry_after_seconds: float = 1.0,
+        field: str | None = None,
+        states: "Sequence[LimitState]" = (),
     ) -> None:
         super().__init__(message, field=field)
         self.limit = limit
+        self.states = tuple(states)
         self.retry_after_seconds = retry_after_seconds
 
     def facts(self) -> dict[str, str | int]:

@@ -112,9 +112,13 @@ class RateLimits(Protocol):
     ) -> Permit:
         """Take one request, so many tokens and one place of all of them, or of none.
 
-        Raises `RateLimited` with the longest wait among those that refuse. A place that is never given back
-        is free again when the lease ends.
+        Raises `RateLimited` with the longest wait among those that refuse. The place is kept until it is
+        given back, however long that takes; when its process has died, it is free when the lease ends.
         """
+        ...
+
+    async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
+        """Wait until this process gives a place of these limits back, at most so long; then ask again."""
         ...
 
     async def release(self, tenant_id: str, permit: Permit, *, tokens_used: int | None = None) -> None:
@@ -263,7 +267,14 @@ class ClientCalls(Protocol):
         ...
 
     async def retried(self, key_id: str, request_hash: str) -> str | None:
-        """The id of the newest call of that key and request within ten minutes that was not delivered yet."""
+        """The id of the newest call of that key and request within ten minutes that was not delivered yet.
+
+        None for the retry of a call that was refused, which is a new call; it uses that refusal up.
+        """
+        ...
+
+    async def refused(self, key_id: str, request_hash: str) -> None:
+        """A new call was refused before anything was held: its retry is no other call's; never raises."""
         ...
 
     async def delivered(self, call_id: str) -> None:

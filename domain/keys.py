@@ -38,6 +38,10 @@ TENANT_ID_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 PROFILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 #: they name a setting of the machine, which the next machine does not share
 _LOCAL_ZONES = ("localtime", "posixrules")
+#: half a surrogate pair is no character, and no store keeps it; the others end a line or steer a terminal
+_UNWRITTEN = ("Cc", "Cs", "Zl", "Zp")
+#: what turns the writing of the text that follows: a name must not look like another one
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def new_secret() -> str:
@@ -224,6 +228,15 @@ def check_profile(name: str) -> str:
     return name
 
 
+def unknown_profile(name: str) -> InvalidInput:
+    """What is said of a profile that is not there: a call that it should pay would have no budget."""
+    return InvalidInput(
+        f"profile: there is no profile {name!r}; state its budget first: PUT /v1/profiles/{name}, or "
+        f"`assay ledger limit {name} USD`.",
+        field="profile",
+    )
+
+
 def check_expiry(expires_at: datetime | None, now: datetime) -> None:
     """Raise `InvalidInput` for a moment that is no end of a key's life."""
     if expires_at is None:
@@ -266,8 +279,8 @@ def _check_models(models: Sequence[str]) -> None:
 
 def _check_characters(field: str, text: str) -> None:
     for position, character in enumerate(text):
-        # Cs: half a surrogate pair is no character, and no store keeps it
-        if unicodedata.category(character) in ("Cc", "Cs"):
+        turns = unicodedata.bidirectional(character) in _TURNING
+        if turns or unicodedata.category(character) in _UNWRITTEN:
             raise InvalidInput(
                 f"{field}: character {position + 1} is the control character U+{ord(character):04X}.",
                 field=field,

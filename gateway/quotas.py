@@ -10,10 +10,11 @@ from domain.errors import AssayError, ModelUnavailable, RateLimited, Unavailable
 from domain.gateway import Permit, Quotas, RateLimit, RateLimits
 from domain.ledger import FactKind, LedgerFact
 from gateway.context import Context, QuotaChecked
+from gateway.waiting import Tries, full_places
 
-#: a place that nobody gives back, for its process was killed, is free again after so long; a call that
-#: lasts longer than that does not count any more
-LEASE_SECONDS = 900.0
+#: a place that nobody gives back, for its process was killed, is free again after so long; a living process
+#: renews its own, however long a call lasts
+LEASE_SECONDS = 45.0
 #: a tenant's limits are read again after so long
 LIMITS_SECONDS = 60.0
 LIMITS_KEPT = 10_000
@@ -87,6 +88,7 @@ class QuotaStep:
     async def _permit(self, context: Context, tokens: int) -> Permit:
         """Ask until it is granted, or until the next wait would pass the one deadline (L10)."""
         limits, began, rounds, refusal = await self._limits_for(context), self._now(), 0, None
+        tries = Tries()
         while True:
             try:
                 permit = await self._acquire(context, limits, tokens)
@@ -96,9 +98,9 @@ class QuotaStep:
                     await self._say(context, error, rounds, began, "refused")
                     raise
                 rounds += 1
-                await self._sleep(error.retry_after_seconds or 0.0)
+                await self._wait(context, error, tries)
             else:
-                await self._say(context, refusal, rounds, began, "answered")
+                await self._say_granted(context, permit, refusal, rounds, began)
                 return permit
 
     async def _acquire(self, context: Context, limits: Sequence[RateLimit], tokens: int) -> Permit:
@@ -107,9 +109,22 @@ class QuotaStep:
         )
 
     def _may_wait(self, context: Context, refusal: RateLimited) -> bool:
-        patience = context.request.patience
-        again = self._now() + (refusal.retry_after_seconds or 0.0)
-        return patience.wait_on_rate_limit and again <= context.arrived + patience.max_wait_timeout_s
+        """Whether the rate lets the call pass in time; a place may be given back any moment until then."""
+        if not context.request.patience.wait_on_rate_limit:
+            return False
+        if full_places(refusal):
+            return self._seconds_left(context) > 0
+        return (refusal.retry_after_seconds or 0.0) <= self._seconds_left(context)
+
+    async def _wait(self, context: Context, refusal: RateLimited, tries: Tries) -> None:
+        if full := full_places(refusal):
+            seconds = min(tries.next(), self._seconds_left(context))
+            await self._limits.freed(context.payer.tenant_id, full, within_seconds=seconds)
+        else:
+            await self._sleep(refusal.retry_after_seconds or 0.0)
+
+    def _seconds_left(self, context: Context) -> float:
+        return context.arrived + context.request.patience.max_wait_timeout_s - self._now()
 
     async def _limits_for(self, context: Context) -> Sequence[RateLimit]:
         if context.caller is not None:
@@ -122,6 +137,16 @@ class QuotaStep:
             if len(self._known) > LIMITS_KEPT:
                 self._known.popitem(last=False)
         return limits
+
+    async def _say_granted(
+        self, context: Context, permit: Permit, refusal: RateLimited | None, rounds: int, began: float
+    ) -> None:
+        try:
+            await self._say(context, refusal, rounds, began, "answered")
+        except BaseException:
+            # nobody else knows of the permit yet, which would be renewed for ever
+            await self._limits.release(context.payer.tenant_id, permit, tokens_used=0)
+            raise
 
     async def _say(
         self, context: Context, refusal: RateLimited | None, rounds: int, began: float, outcome: str

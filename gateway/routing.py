@@ -11,14 +11,15 @@ from domain.errors import ModelUnavailable, RateLimited
 from domain.gateway import Affinities, Affinity, Permit, RateLimit, RateLimits
 from gateway.context import Context, Routed
 from gateway.figures import GatewayFigures
-from gateway.waiting import Later
+from gateway.quotas import LEASE_SECONDS
+from gateway.waiting import Later, UpstreamFull, full_places
 
 #: a model that failed without a word about when to come again is left alone for so long, doubled each time
 FIRST_COOLDOWN_SECONDS, LONGEST_COOLDOWN_SECONDS = 1.0, 60.0
 COOLDOWNS_KEPT = 1_000
 #: whose limits an upstream's are: everybody's, which is no tenant's id
 EVERYBODY = "*"
-#: a place at an upstream that nobody gives back is free again so long after the call should have ended
+#: a place of a process that was killed is free again so long after a short call should have ended
 LEASE_MARGIN_SECONDS = 30.0
 
 
@@ -76,9 +77,13 @@ class UpstreamRoom:
         limits = self._of_provider.get(provider_of(model))
         if self._limits is None or not limits:
             return None
-        return await self._limits.acquire(
-            EVERYBODY, limits, tokens=0, lease_seconds=most_seconds + LEASE_MARGIN_SECONDS
-        )
+        lease_seconds = min(LEASE_SECONDS, most_seconds + LEASE_MARGIN_SECONDS)
+        return await self._limits.acquire(EVERYBODY, limits, tokens=0, lease_seconds=lease_seconds)
+
+    async def freed(self, full: Sequence[RateLimit], within_seconds: float) -> None:
+        """Wait until one of these limits may have a place again, at most so long."""
+        if self._limits is not None:
+            await self._limits.freed(EVERYBODY, full, within_seconds=within_seconds)
 
     def give_back(self, place: Permit | None) -> None:
         """Give the place back without waiting for it: a reply that came must not get lost here.
@@ -173,7 +178,10 @@ class RouteStep:
                 return Routed((*ready[index:], *ready[:index]), preferred, place)
         seconds = min(each.retry_after_seconds or 0.0 for each in refusals)
         message = f"{context.request.model}: its upstream takes no more calls now ({refusals[0].limit})."
-        raise Later(ModelUnavailable(message, retry_after_seconds=seconds), "upstream_full", seconds)
+        condition = ModelUnavailable(message, retry_after_seconds=seconds)
+        if places := [limit for each in refusals for limit in full_places(each)]:
+            raise UpstreamFull(condition, lambda within_seconds: self._room.freed(places, within_seconds))
+        raise Later(condition, "upstream_full", seconds)
 
 
 def _session_of(context: Context) -> str:

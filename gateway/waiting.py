@@ -7,7 +7,8 @@ from time import monotonic
 
 import structlog
 
-from domain.errors import AssayError, ModelUnavailable
+from domain.errors import AssayError, ModelUnavailable, RateLimited
+from domain.gateway import RateLimit
 from domain.ledger import FactKind
 from gateway.context import Context
 
@@ -17,6 +18,8 @@ MOST_WAITS = 60
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
 #: between two looks at a call that another attempt has under way
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 1.0
+#: between two tries for a place that another process may give back; this one's own come at once
+FIRST_TRY_SECONDS, LONGEST_TRY_SECONDS = 0.05, 1.0
 
 
 async def sleep_until(moment: datetime) -> None:
@@ -47,6 +50,34 @@ class Later(Exception):
         self.retry = retry
 
 
+def full_places(refusal: RateLimited) -> tuple[RateLimit, ...]:
+    """The limits of calls at once that refuse; none where a rate needs longer than they are looked at."""
+    if (refusal.retry_after_seconds or 0.0) > LONGEST_TRY_SECONDS:
+        return ()
+    return tuple(each.limit for each in refusal.states if each.limit.unit == "calls" and each.left < 1)
+
+
+class Tries:
+    """How long one call waits for a place before it tries again: not long at first."""
+
+    def __init__(self) -> None:
+        self._next_seconds = FIRST_TRY_SECONDS
+
+    def next(self) -> float:
+        """The seconds until the next try, unless a place is free sooner."""
+        seconds = self._next_seconds
+        self._next_seconds = min(2 * seconds, LONGEST_TRY_SECONDS)
+        return seconds
+
+
+class UpstreamFull(Later):
+    """Every upstream takes as many calls as it may; `freed` waits for a place, at most so long."""
+
+    def __init__(self, condition: AssayError, freed: Callable[[float], Awaitable[None]]) -> None:
+        super().__init__(condition, "upstream_full")
+        self.freed = freed
+
+
 class NoRoom(Later):
     """A limit of money is full for as long as calls under way hold their worst case."""
 
@@ -75,6 +106,7 @@ class Waits:
         self._deadlines: set[datetime] = set()
         self._look_seconds = FIRST_LOOK_SECONDS
         self._next_seconds = FIRST_WAIT_SECONDS
+        self._tries = Tries()
         self._in_line_seconds = 0.0
 
     async def wait(self, later: Later) -> None:
@@ -86,6 +118,8 @@ class Waits:
                     await self._look_again(later)
                 case NoRoom():
                     await self._stand_in_line(later)
+                case UpstreamFull():
+                    await self._wait_for_place(later)
                 case _ if later.seconds:
                     await self._keep_off(later)
         finally:
@@ -134,6 +168,13 @@ class Waits:
         if not patience.wait_on_rate_limit or monotonic() + seconds > self._context.arrived + most:
             raise later.condition
         await asyncio.sleep(seconds)
+
+    async def _wait_for_place(self, full: UpstreamFull) -> None:
+        patience = self._context.request.patience
+        left = self._context.arrived + patience.max_wait_timeout_s - monotonic()
+        if not patience.wait_on_rate_limit or left <= 0:
+            raise full.condition
+        await full.freed(min(self._tries.next(), left))
 
     def _next(self) -> float:
         seconds = self._next_seconds

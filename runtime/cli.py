@@ -288,7 +288,13 @@ def status(json_: Json = False) -> None:
     ready = health.get("status") == "ready"
     if json_:
         _print_json(
-            {"running": True, "ready": ready, "health": health, "temporal_ui": running.temporal_ui_url}
+            {
+                "running": True,
+                "ready": ready,
+                "health": health,
+                "api": running.api_url,
+                "temporal_ui": running.temporal_ui_url,
+            }
         )
     else:
         _show_installation(running, "Ready" if ready else "Not ready", json_)

@@ -116,6 +116,7 @@ async def open_resources(
         await stack.enter_async_context(in_background(hub.run()))
         objects = ObjectStoreFiles.at(settings.objects_url)
         limits = RedisRateLimits(redis, processes=settings.redis.sharing_processes)
+        stack.push_async_callback(limits.close)
         ends = await stack.enter_async_context(AsyncExitStack())
         fences = PostgresFences(postgres)
         locks = RedisLocks(redis, fences, PostgresAdvisoryLocks(url, fences))

@@ -78,17 +78,15 @@ INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id,
 SELECT own.thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
 FROM own, checkpoint_writes w WHERE w.thread_id = %(source)s ON CONFLICT DO NOTHING
 """
-# each thread is fenced once; values that no other checkpoint of the thread refers to go as well
+# the fence stands where every row passes it; values that no other checkpoint of the thread refers to go as well
 DELETE_RUNS_SQL = """
 WITH gone AS (
     DELETE FROM checkpoints WHERE metadata ->> 'run_id' = ANY(%(run_ids)s)
-    RETURNING thread_id, checkpoint_ns, checkpoint_id, checkpoint -> 'channel_versions' AS versions
-), owned AS MATERIALIZED (
-    SELECT fenced_thread(thread_id, %(epoch)s) AS thread_id FROM (SELECT DISTINCT thread_id FROM gone) each
+    RETURNING fenced_thread(thread_id, %(epoch)s) AS thread_id, checkpoint_ns, checkpoint_id,
+              checkpoint -> 'channel_versions' AS versions
 ), writes_gone AS (
-    DELETE FROM checkpoint_writes w USING gone, owned
-    WHERE owned.thread_id = gone.thread_id AND (w.thread_id, w.checkpoint_ns, w.checkpoint_id)
-        = (gone.thread_id, gone.checkpoint_ns, gone.checkpoint_id)
+    DELETE FROM checkpoint_writes w USING gone
+    WHERE (w.thread_id, w.checkpoint_ns, w.checkpoint_id) = (gone.thread_id, gone.checkpoint_ns, gone.checkpoint_id)
 )
 DELETE FROM checkpoint_blobs b USING gone, jsonb_each_text(gone.versions) v
 WHERE (b.thread_id, b.checkpoint_ns, b.channel, b.version) = (gone.thread_id, gone.checkpoint_ns, v.key, v.value)

@@ -271,7 +271,9 @@ async def _append(
 ) -> int:
     row = await (await connection.execute(LOCK_SQL, [tenant_id, turn.session_id])).fetchone()
     if row is None:
-        raise ConversationBusy(f"The conversation {turn.session_id} was deleted meanwhile.", field="session")
+        raise ConversationBusy(
+            f"The conversation {turn.session_id} was deleted during this turn.", field="session"
+        )
     # under the row's lock, as a statement of its own: the same call may have appended a moment ago
     known = await connection.execute(APPENDED_SQL, [tenant_id, turn.session_id, call_id])
     before = await known.fetchone()
@@ -328,7 +330,8 @@ def _conversation(row: DictRow) -> Conversation:
 
 
 def _busy(session_id: str, reason: str = "another turn of it is under way") -> ConversationBusy:
-    return ConversationBusy(f"The conversation {session_id} is busy: {reason}; try again.", field="session")
+    # no "try again": clients do not do so by themselves, and whoever asked for a refusal wants to hear it
+    return ConversationBusy(f"The conversation {session_id} is busy: {reason}.", field="session")
 
 
 def _no_conversation(session_id: str) -> NotFound:

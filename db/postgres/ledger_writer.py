@@ -663,8 +663,10 @@ def _condition(error: psycopg.Error) -> Exception:
         return LedgerConflict(f"This was written before with another content: {_first_line(error)}")
     if is_transient(error):
         return LedgerUnavailable(f"Postgres does not answer the ledger: {_first_line(error)}")
-    return error
+    return Defect(f"The ledger could not be written: {_first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _first_line(error: psycopg.Error) -> str:
+    # not the whole text: Postgres adds the row that it refuses, and with it what a model has said
+    primary = error.diag.message_primary or type(error).__name__
+    return f"{primary[:300]} ({error.sqlstate})" if error.sqlstate else primary[:300]

@@ -25,6 +25,7 @@ from domain.keys import (
     new_secret,
     prefix_of,
     rate_limits,
+    unknown_profile,
 )
 from domain.ledger import Account, AccountBalance, Mode, Scope
 from domain.money import Money
@@ -100,6 +101,7 @@ WHERE id = %(id)s
 PROFILE_SQL = """
 SELECT * FROM ledger_accounts WHERE tenant_id = %s AND scope = 'profile' AND subject = %s
 """
+PROFILE_KNOWN_SQL = "SELECT FROM ledger_accounts WHERE tenant_id = %s AND scope = 'profile' AND subject = %s"
 # a profile has no mode: that is a setting of key, batch and tenant
 SET_PROFILE_SQL = """
 INSERT INTO ledger_accounts (tenant_id, scope, subject, limit_nanodollars) VALUES (%s, 'profile', %s, %s)
@@ -180,6 +182,8 @@ class PostgresKeys:
             if known.revoked_at is not None:
                 raise Conflict("The key is revoked, for ever; make another one.", field="key_id")
             terms = replace(known.terms, **changes)
+            if "profile" in changes:
+                await _check_profile(connection, tenant_id, terms.profile)
             await connection.execute(CHANGE_KEY_SQL, {**_columns(terms), "id": key_id})
             if {"limit", "mode"} & changes.keys():
                 await _set_budget(connection, known.balance.account, terms)
@@ -280,6 +284,7 @@ class PostgresIdempotencyKeys:
 
 
 async def _make_key(connection: Connection, tenant_id: str, key_id: str, terms: KeyTerms) -> MadeKey:
+    await _check_profile(connection, tenant_id, terms.profile)
     secret = new_secret()
     identity = {"id": key_id, "tenant_id": tenant_id, "prefix": prefix_of(secret), "sha256": key_hash(secret)}
     scopes = [each for each in KEY_SCOPES if each in terms.scopes]
@@ -288,6 +293,12 @@ async def _make_key(connection: Connection, tenant_id: str, key_id: str, terms: 
         await _set_budget(connection, Account(tenant_id, Scope.API_KEY, key_id), terms)
     key = await _read_key(connection, KEY_SQL, tenant_id, key_id)
     return MadeKey(key, secret if made.rowcount else None)
+
+
+async def _check_profile(connection: Connection, tenant_id: str, name: str) -> None:
+    # accounts are never deleted: what is known now stays known
+    if name and await (await connection.execute(PROFILE_KNOWN_SQL, [tenant_id, name])).fetchone() is None:
+        raise unknown_profile(name)
 
 
 async def _first_key(connection: Connection, tenant_id: str, key_id: str) -> MadeKey:

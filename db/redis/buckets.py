@@ -98,6 +98,16 @@ end
 return 1
 """
 )
+# KEYS: the permit, then a key for each limit of calls at once. ARGV: the permit's id and its lease. What a
+# server that was emptied or restarted has forgotten is there again.
+RENEW = """
+local lease = tonumber(ARGV[2])
+for i = 2, #KEYS do
+    redis.call('ZADD', KEYS[i], now + lease, ARGV[1])
+    redis.call('PEXPIREAT', KEYS[i], redis.call('ZRANGE', KEYS[i], -1, -1, 'WITHSCORES')[2])
+end
+redis.call('SET', KEYS[1], 1, 'PX', lease)
+"""
 
 
 class Share(NamedTuple):
@@ -155,6 +165,13 @@ class Buckets:
                 level = self._filled(share, now) + share.amount * MINUTE
                 self._keep(share, min(share.capacity * MINUTE, level), now)
         return True
+
+    def renew(self, permit: str, shares: Sequence[Share], lease: int, now: int) -> None:
+        """Let the permit's places last so long from now on."""
+        for share in shares:
+            if share.unit == "calls":
+                self._places.setdefault(share.key, {})[permit] = now + lease
+                _bound(self._places, self.most)
 
     def _verdict(self, share: Share, now: int) -> Verdict:
         if share.unit == "calls":

@@ -3,6 +3,10 @@
 All limits of one tenant are decided by one script, on keys with the tenant's tag, which a cluster keeps
 together. An upstream's limits are everybody's and have a tag of their own: a second script decides them, and
 the first one's grant is given back where it refuses.
+
+A grant lasts for a short lease, which one task for the whole process renews until it is given back: a call may
+last as long as it likes, and what a dead process had is free soon. What Redis has forgotten, being emptied or
+restarted, is there again with the next renewal.
 """
 
 import asyncio
@@ -10,12 +14,14 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import structlog
 
-from db.redis.buckets import ACQUIRE, RELEASE, SERVER_TIME, Buckets, Share, Verdict
+from db.redis.buckets import ACQUIRE, RELEASE, RENEW, SERVER_TIME, Buckets, Share, Verdict
 from db.redis.connection import GONE_OR_REFUSED, RedisLink
+from db.redis.places import PlaceLines
 from domain.errors import LimitExceeded, RateLimited
 from domain.gateway import LimitState, Permit, RateLimit
 
@@ -25,6 +31,10 @@ _ALONE = "alone/"
 _OWED_LIMIT = 10_000
 #: more calls than a process has under way; the oldest would end with its lease
 _OPEN_LIMIT = 100_000
+#: so much is renewed at once, lest others wait behind it
+_RENEWED_AT_ONCE = 1_000
+#: while Redis is away, what is granted waits so long for its renewal
+_RENEW_AGAIN_SECONDS = 1.0
 
 
 def limit_key(home: str, limit: RateLimit) -> str:
@@ -35,6 +45,14 @@ def limit_key(home: str, limit: RateLimit) -> str:
 def permit_key(home: str, permit_id: str) -> str:
     """What says that a permit was not given back yet."""
     return f"rate:{{{home}}}:permit:{permit_id}"
+
+
+class _Granted(NamedTuple):
+    """A permit that was not given back yet."""
+
+    tenant_id: str
+    permit: Permit
+    lease: int
 
 
 class RedisRateLimits:
@@ -49,8 +67,15 @@ class RedisRateLimits:
         self._alone = Buckets()
         self._acquire = link.client.register_script(SERVER_TIME + ACQUIRE)
         self._release = link.client.register_script(SERVER_TIME + RELEASE)
+        self._renew = link.client.register_script(SERVER_TIME + RENEW)
         #: granted and not given back yet; a second release asks nobody
-        self._open: OrderedDict[str, None] = OrderedDict()
+        self._open: OrderedDict[str, _Granted] = OrderedDict()
+        self._lines = PlaceLines()
+        self._renewing: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Future[None] | None = None
+        self._renew_now = asyncio.Event()
+        self._pause_seconds = float("inf")
+        self._closed = False
         self._owed: OrderedDict[str, tuple[str, Permit, int | None]] = OrderedDict()
         self._state = "limits_shared"
         self._background: set[asyncio.Future[Any]] = set()
@@ -75,16 +100,93 @@ class RedisRateLimits:
         except asyncio.CancelledError:
             self._spawn(self._give_back_when_taken(tenant_id, taking))
             raise
-        self._open[permit.id] = None
-        if len(self._open) > _OPEN_LIMIT:
-            self._open.popitem(last=False)
+        self._keep(_Granted(tenant_id, permit, lease))
+        self._wake_the_next(tenant_id, permit)
         return permit
 
     async def release(self, tenant_id: str, permit: Permit, *, tokens_used: int | None = None) -> None:
         """Give the place back, and the tokens that were not used; the first time only. Never raises."""
         if permit.id in self._open:
             del self._open[permit.id]
-            await asyncio.shield(self._spawn(self._give_back(tenant_id, permit, tokens_used)))
+            await asyncio.shield(self._spawn(self._return(tenant_id, permit, tokens_used)))
+
+    async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
+        """Wait until this process gives a place of these limits back, at most so long; then ask again.
+
+        A place wakes one of those who wait for it; other processes' places wake nobody.
+        """
+        await self._lines.wait(_place_keys(tenant_id, full), within_seconds)
+
+    async def close(self) -> None:
+        """Renew no more, and wait for what is being given back."""
+        self._closed = True
+        self._renew_now.set()
+        if self._renewing is not None:
+            await asyncio.wait([self._renewing])
+        if self._background:
+            await asyncio.wait(set(self._background))
+
+    # --- keeping ---
+
+    def _keep(self, granted: _Granted) -> None:
+        """Have the grant renewed until it is given back, by the one task of this process."""
+        self._open[granted.permit.id] = granted
+        if len(self._open) > _OPEN_LIMIT:
+            self._open.popitem(last=False)
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._keep_renewing())
+        elif granted.lease / 3_000 < self._pause_seconds:
+            self._renew_now.set()
+
+    async def _keep_renewing(self) -> None:
+        renewed = True
+        while self._open and not self._closed:
+            shortest = min(each.lease for each in self._open.values())
+            self._pause_seconds = shortest / 3_000 if renewed else _RENEW_AGAIN_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_seconds):
+                    await self._renew_now.wait()
+            self._renew_now.clear()
+            renewed = await self._renew_all()
+
+    async def _renew_all(self) -> bool:
+        """Let all that is granted last for its lease from now on; answers whether Redis knows of it."""
+        granted = list(self._open)
+        try:
+            for first in range(0, len(granted), _RENEWED_AT_ONCE):
+                some = granted[first : first + _RENEWED_AT_ONCE]
+                self._renewal = asyncio.ensure_future(self._renew_some(some))
+                await self._renewal
+        except GONE_OR_REFUSED:
+            return False
+        finally:
+            self._renewal = None
+        return True
+
+    async def _renew_some(self, permit_ids: Sequence[str]) -> None:
+        # meanwhile some were given back
+        granted = [self._open[each] for each in permit_ids if each in self._open]
+        for tenant_id, permit, lease in granted:
+            if _is_alone(permit):
+                self._alone.renew(permit.id, self._shares_alone(tenant_id, permit), lease, _now())
+        await self._renew_shared([each for each in granted if not _is_alone(each.permit)])
+
+    async def _renew_shared(self, granted: Sequence[_Granted]) -> None:
+        if not granted:
+            return
+        with self._link.use() as client:
+            async with client.pipeline(transaction=False) as pipeline:
+                for tenant_id, permit, lease in granted:
+                    for home, own in _by_home(tenant_id, permit.limits).items():
+                        keys = [permit_key(home, permit.id), *_place_keys(tenant_id, own)]
+                        await self._renew(keys, [permit.id, lease], pipeline)
+                await pipeline.execute()
+
+    def _wake_the_next(self, tenant_id: str, permit: Permit) -> None:
+        """There is more room than this permit took, perhaps in other processes: the next one hears of it."""
+        roomy = [each.limit for each in permit.states if each.limit.unit == "calls" and each.left > 0]
+        for key in _place_keys(tenant_id, roomy):
+            self._lines.wake(key)
 
     # --- taking ---
 
@@ -137,10 +239,25 @@ class RedisRateLimits:
         if taking.exception() is None:
             await self._give_back(tenant_id, taking.result(), 0, undone=True)
 
+    async def _return(self, tenant_id: str, permit: Permit, tokens_used: int | None) -> None:
+        # a renewal that is under way would put the place there again
+        if self._renewal is not None:
+            await asyncio.wait([self._renewal])
+        await self._give_back(tenant_id, permit, tokens_used)
+
     async def _give_back(
         self, tenant_id: str, permit: Permit, tokens_used: int | None, *, undone: bool = False
     ) -> None:
-        if permit.id.startswith(_ALONE):
+        try:
+            await self._put_back(tenant_id, permit, tokens_used, undone=undone)
+        finally:
+            for key in _place_keys(tenant_id, permit.limits):
+                self._lines.freed(key)
+
+    async def _put_back(
+        self, tenant_id: str, permit: Permit, tokens_used: int | None, *, undone: bool
+    ) -> None:
+        if _is_alone(permit):
             shares = self._shares_alone(tenant_id, permit)
             back = [_back(each, permit, tokens_used, undone=undone) for each in shares]
             self._alone.release(permit.id, back, _now())
@@ -157,7 +274,10 @@ class RedisRateLimits:
             shares = [_share(home, limit, permit.tokens) for limit in own]
             back = [_back(each, permit, tokens_used, undone=undone) for each in shares]
             with self._link.use() as client:
-                await self._release(_keys(home, permit, shares), [permit.id, *_flat(back)], client)
+                known = await self._release(_keys(home, permit, shares), [permit.id, *_flat(back)], client)
+            if not known:
+                # then the others are forgotten, too
+                self._renew_now.set()
 
     def _owe(self, tenant_id: str, permit: Permit, tokens_used: int | None) -> None:
         self._owed[permit.id] = (tenant_id, permit, tokens_used)
@@ -173,6 +293,7 @@ class RedisRateLimits:
     def _note(self, state: str) -> None:
         if state != self._state:
             self._state = state
+            self._renew_now.set()
             structlog.get_logger("assay.limits").warning(state)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
@@ -197,6 +318,15 @@ def _by_home(tenant_id: str, limits: Sequence[RateLimit]) -> dict[str, tuple[Rat
         home = _home(tenant_id, limit)
         homes[home] = (*homes.get(home, ()), limit)
     return homes
+
+
+def _is_alone(permit: Permit) -> bool:
+    return permit.id.startswith(_ALONE)
+
+
+def _place_keys(tenant_id: str, limits: Sequence[RateLimit]) -> list[str]:
+    """The keys of the limits of calls at once among them."""
+    return [limit_key(_home(tenant_id, each), each) for each in limits if each.unit == "calls"]
 
 
 def _share(home: str, limit: RateLimit, tokens: int) -> Share:
@@ -226,6 +356,10 @@ def _states(
 ) -> tuple[LimitState, ...]:
     if not granted:
         raise _refusal(limits, verdicts)
+    return _standing(limits, verdicts)
+
+
+def _standing(limits: Sequence[RateLimit], verdicts: Sequence[Verdict]) -> tuple[LimitState, ...]:
     return tuple(
         LimitState(limit, max(0, each.left), each.reset / 1000)
         for limit, each in zip(limits, verdicts, strict=True)
@@ -240,6 +374,7 @@ def _refusal(limits: Sequence[RateLimit], verdicts: Sequence[Verdict]) -> RateLi
         f"{limit.subject} allows {limit.capacity:,} {limit.unit} {per}. Come again in {seconds:.1f} s.",
         limit=f"{limit.subject} {limit.unit}",
         retry_after_seconds=seconds,
+        states=_standing(limits, verdicts),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from db.client_calls import StoredClientCalls
+from db.client_calls import RETRY_SECONDS, StoredClientCalls, refused_key
 from db.redis.connection import RedisLink
 from domain.completion import CompletionReply, CompletionRequest, OnChunk
 from domain.errors import ModelUnavailable
@@ -214,6 +214,55 @@ async def test_a_refused_call_is_made_anew_by_its_retry(till: Till) -> None:
     assert await till.paid() == 1
 
 
+async def test_the_retry_of_a_call_that_a_limit_refused_is_no_other_calls(till: Till) -> None:
+    began: asyncio.Queue[None] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def take_time(request: CompletionRequest, on_chunk: OnChunk | None) -> CompletionReply:
+        began.put_nowait(None)
+        await go_on.wait()
+        return a_reply()
+
+    async def limit(calls_at_once: int | None) -> None:
+        parameters = [calls_at_once, till.key_id]
+        await till.resources.postgres.run("UPDATE api_keys SET max_concurrent = %s WHERE id = %s", parameters)
+
+    till.model.act = take_time
+    await limit(1)
+    sibling = asyncio.create_task(till.post(FIRST))
+    await began.get()
+    assert told([await till.post(FIRST), await till.post(RETRY)]) == [429, 429]
+    await limit(None)
+    retry = asyncio.create_task(till.post({"x-stainless-retry-count": "2"}))
+    async with asyncio.timeout(10):
+        await began.get()
+    go_on.set()
+    assert (await sibling).json()["id"] != (await retry).json()["id"]
+    assert await till.paid() == 2
+
+
+async def test_a_refusal_is_used_up_by_one_retry(till: Till) -> None:
+    await till.lose(FIRST)
+    calls = StoredClientCalls(till.resources.ledger.books, till.resources.redis, till.resources.clock)
+    asked = await request_hash(till)
+    await calls.refused(till.key_id, asked)
+    await calls.refused("another-key", asked)
+    told = await asyncio.gather(*(calls.retried(till.key_id, asked) for _ in range(3)))
+    assert [each is None for each in told].count(True) == 1
+    left = await till.resources.redis.client.ttl(refused_key("another-key", asked))
+    assert 0 < left <= RETRY_SECONDS
+
+
+async def test_without_redis_a_refusal_is_not_remembered(till: Till) -> None:
+    await till.lose(FIRST)
+    gone = RedisLink.to("redis://127.0.0.1:1", max_connections=1, timeout_seconds=0.2)
+    calls = StoredClientCalls(till.resources.ledger.books, gone, till.resources.clock)
+    asked = await request_hash(till)
+    await calls.refused(till.key_id, asked)
+    assert await calls.retried(till.key_id, asked)
+    await gone.close()
+
+
 class Later:
     """The machine's clock, so many seconds ahead."""
 
@@ -250,7 +299,13 @@ async def test_without_redis_a_reply_is_rather_told_twice_than_paid_twice(till: 
     delivered = await till.post(FIRST)
     gone = RedisLink.to("redis://127.0.0.1:1", max_connections=1, timeout_seconds=0.2)
     assert await found(till) is None
-    assert f"chatcmpl-{await found(till, redis=gone)}" == delivered.json()["id"]
+    lost = await found(till, redis=gone)
+    assert lost is not None
+    row = await till.resources.postgres.row(
+        "SELECT call_id FROM ledger_holds WHERE client_call_id = %s", [lost]
+    )
+    assert row is not None
+    assert delivered.json()["id"] == f"chatcmpl-{row['call_id']}"
     await gone.close()
 
 

@@ -25,6 +25,7 @@ from domain.errors import (
     UnpricedModel,
 )
 from domain.gateway import LimitState, RateLimit
+from domain.ledger import CallKey
 from runtime.resources import Resources
 from tests.api.chatting import HELLO, MODEL, ScriptedCompletions, a_reply, chat_server, chunks_of, events
 
@@ -103,6 +104,7 @@ async def test_a_bound_of_the_reply_is_always_sent_on(
 async def test_assays_own_parameters_are_read(
     client: httpx.AsyncClient, gateway: ScriptedCompletions
 ) -> None:
+    await client.put("/v1/profiles/class-b", json={"limit_usd": "1.00"})
     own = {"wait_on_rate_limit": True, "max_wait_timeout_s": 5, "retry_budget_s": 6.5}
     answer = await post(
         client, **own, session="exam-7", session_when_busy="refuse", profile="class-b", stream=False
@@ -145,6 +147,13 @@ async def test_without_a_word_nobody_waits_for_a_limit(
         ({"messages": [{"role": "user", "content": ""}] * 2049}, "messages"),
         ({"model": None}, "model"),
         ({"model": 7}, "model"),
+        ({"model": f"{MODEL}\x1b[2J"}, "model"),
+        ({"model": f"{MODEL}\nforged"}, "model"),
+        ({"model": f"{MODEL}\u202e"}, "model"),
+        ({"model": f"{MODEL}\u2066"}, "model"),
+        ({"model": f"{MODEL} b"}, "model"),
+        ({"model": f"{MODEL}\u3000"}, "model"),
+        ({"model": "campus:" + "a" * 194}, "model"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": True}, "temperature"),
@@ -154,6 +163,7 @@ async def test_without_a_word_nobody_waits_for_a_limit(
         ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"tools": [1]}, "tools"),
+        ({"tools": [{"type": "web_search_20250305"}]}, "tools[0].type"),
         ({"response_format": {}}, "response_format"),
         ({"store": True}, "store"),
         ({"service_tier": "priority"}, "service_tier"),
@@ -167,6 +177,7 @@ async def test_without_a_word_nobody_waits_for_a_limit(
         ({"session": "../up"}, "session"),
         ({"session_when_busy": "push"}, "session_when_busy"),
         ({"profile": "a/b"}, "profile"),
+        ({"profile": "no-such-profile"}, "profile"),
         ({"max_wait_timeout_s": -1}, "max_wait_timeout_s"),
         ({"metadata": {"a": "b\0c"}}, "body"),
     ],
@@ -179,6 +190,62 @@ async def test_a_bad_parameter_is_refused_by_name(
     assert (answer.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error")
     assert param.split(".")[-1].split("[")[0] in error["message"]
     assert gateway.requests == []
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image", "input_audio", "file", "video_url"])
+async def test_a_part_whose_cost_nobody_knows_is_refused(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions, kind: str
+) -> None:
+    parts = [
+        {"type": "text", "text": "What is this?"},
+        {"type": kind, kind: {"url": "https://a.example/b.png"}},
+    ]
+    answer = await post(client, messages=[{"role": "user", "content": parts}])
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "messages[0].content[1].type")
+    assert f"'{kind}' is not served here: nobody could say beforehand what it costs" in error["message"]
+    assert gateway.requests == []
+
+
+async def test_a_stored_sound_is_refused(client: httpx.AsyncClient, gateway: ScriptedCompletions) -> None:
+    said = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+    answer = await post(client, messages=[said])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].audio")
+    assert gateway.requests == []
+
+
+async def test_a_profile_without_a_budget_pays_for_nothing_until_it_has_one(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions
+) -> None:
+    refused = await post(client, profile="class-new")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "profile")
+    assert "PUT /v1/profiles/class-new" in refused.json()["error"]["message"]
+    assert gateway.requests == []
+
+    await client.put("/v1/profiles/class-new", json={"limit_usd": "1.00"})
+    assert (await post(client, profile="class-new")).status_code == 200
+
+
+async def test_what_is_null_counts_as_not_sent(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions
+) -> None:
+    answer = await post(client, temprature=None, audio=None, top_p=None)
+    assert answer.status_code == 200, answer.text
+    assert gateway.requests[0].chat is not None
+    assert dict(gateway.requests[0].chat.parameters) == {}
+
+
+async def test_two_idempotency_keys_are_refused(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions
+) -> None:
+    async def named(*names: str) -> httpx.Response:
+        keys = [("Idempotency-Key", each) for each in names]
+        return await client.post("/v1/chat/completions", json=HELLO, headers=keys)
+
+    assert (await named("a", "a")).status_code == 200
+    answer = await named("a", "b")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Idempotency-Key")
+    assert len(gateway.requests) == 1
 
 
 async def test_an_unknown_parameter_is_refused_in_openais_words(client: httpx.AsyncClient) -> None:
@@ -228,7 +295,7 @@ async def test_a_model_that_is_not_there_is_said_in_openais_words(client: httpx.
 async def test_a_completion_has_openais_form(client: httpx.AsyncClient, gateway: ScriptedCompletions) -> None:
     answer = await post(client)
     document = answer.json()
-    call_id = gateway.requests[0].step.call_id  # type: ignore[union-attr]  # a client's
+    call_id = CallKey.of(gateway.requests[0]).id
     assert document.pop("created") > 1_700_000_000
     assert document == {
         "id": f"chatcmpl-{call_id}",
@@ -365,6 +432,27 @@ async def test_a_limit_says_when_to_come_again_to_the_millisecond(
     gateway.act = refuse
     answer = await post(client)
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("2", "1251")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_its_limits_refuse_is_told_how_all_of_them_stand(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions, stream: bool
+) -> None:
+    states = (
+        LimitState(RateLimit("key/k1", "requests", 60), 0, 59.5),
+        LimitState(RateLimit("key/k1", "calls", 4), 1, 1.0),
+    )
+
+    async def refuse(request: CompletionRequest, on_chunk: OnChunk | None) -> CompletionReply:
+        raise RateLimited("Slow.", retry_after_seconds=1.0, states=states)
+
+    # nothing is heard of limits before a grant
+    gateway.act, gateway.states = refuse, ()
+    answer = await post(client, stream=stream)
+    assert answer.status_code == 429
+    assert answer.headers["ratelimit"] == '"key-requests";r=0;t=60, "key-calls";r=1;t=1'
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert "x-ratelimit-remaining-tokens" not in answer.headers
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable("Cut."), ValueError("secret inside")])

@@ -260,6 +260,8 @@ async def test_a_busy_conversation_answers_409_to_a_turn_that_does_not_wait(clas
 
     for answer in (refused, in_vain):
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conversation_busy")
+        assert answer.headers["x-should-retry"] == "false"
+        assert "try again" not in answer.json()["error"]["message"]
         assert int(answer.headers["Retry-After"]) >= 1
     await conversations.give_back("local", turn)
     assert (await classroom.say("Now?", session_when_busy="refuse")).status_code == 200

@@ -52,6 +52,7 @@ async def another_tenant(api: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncCli
 async def test_a_key_is_shown_once_and_only_its_hash_is_stored(
     api: httpx.AsyncClient, postgres: Postgres
 ) -> None:
+    await api.put("/v1/profiles/networks", json={"limit_usd": "100.00"})
     answer = await api.post(
         "/v1/keys",
         json={
@@ -142,6 +143,7 @@ async def test_a_change_holds_at_once_and_leaves_the_rest(api: httpx.AsyncClient
 
 async def test_changes_at_the_same_time_lose_nothing(api: httpx.AsyncClient) -> None:
     url = f"/v1/keys/{(await made(api))['key_id']}"
+    await api.put("/v1/profiles/p", json={"limit_usd": "1.00"})
     changes: list[dict[str, Any]] = [
         {"limit_usd": "3.00"},
         {"mode": "strict_budget"},
@@ -184,6 +186,9 @@ async def test_changes_at_the_same_time_lose_nothing(api: httpx.AsyncClient) -> 
         ({"models": [""]}, "models[0]"),
         ({"models": ["m"] * 101}, "models"),
         ({"profile": "../x"}, "profile"),
+        ({"profile": "no-such-profile"}, "profile"),
+        ({"name": "a\u202eb"}, "name"),
+        ({"models": ["a\u2066b"]}, "models"),
         ({"mode": "free"}, "mode"),
         ({"tenant_id": "other"}, "tenant_id"),
         ({"sha256": "00"}, "sha256"),

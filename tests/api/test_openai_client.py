@@ -13,6 +13,7 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
+from db.postgres.tenants import PostgresKeys, PostgresTenants
 from domain.completion import CompletionReply, CompletionRequest, OnChunk, Usage
 from domain.errors import BudgetExhausted, ModelUnavailable, RateLimited
 from domain.gateway import Caller, Completions, OnLimits
@@ -192,6 +193,9 @@ async def test_it_lists_models(desk: Desk) -> None:
 
 
 async def test_assays_own_parameters_go_in_the_extra_body(desk: Desk) -> None:
+    postgres = desk.resources.postgres
+    tenant_id = (await PostgresKeys(postgres).authenticate(desk.client.api_key)).tenant_id
+    await PostgresTenants(postgres).set_profile(tenant_id, "class-b", None)
     completion = await desk.client.chat.completions.create(
         **HELLO, extra_body={"wait_on_rate_limit": True, "profile": "class-b"}
     )

@@ -10,7 +10,7 @@ import pytest
 from db.postgres.ledger_port import PostgresLedger
 from db.postgres.ledger_writer import Places, connect_writer
 from db.postgres.pool import Postgres
-from domain.errors import LedgerOverloaded, LedgerUnavailable
+from domain.errors import Defect, LedgerOverloaded, LedgerUnavailable
 from domain.ledger import FactKind, Hold, LedgerFact, Mode, Replayed
 from tests.db.purse import HeldClock, a_call, a_payer, a_settlement, assert_whole, held, opened_ledger
 from tests.db.stage import a_connection, until
@@ -67,7 +67,7 @@ async def test_a_poison_command_fails_alone(ledger: PostgresLedger) -> None:
     calls = [a_call(payer, trace_id="\0" if number == 7 else "t") for number in range(20)]
     outcomes = await asyncio.gather(*(ledger.begin(each) for each in calls), return_exceptions=True)
     assert [number for number, each in enumerate(outcomes) if not isinstance(each, Hold)] == [7]
-    assert isinstance(outcomes[7], psycopg.DataError)
+    assert isinstance(outcomes[7], Defect)
     (balance, *_) = await ledger.books.balances(payer.tenant_id)
     assert balance.held == 1900
     await assert_whole(ledger)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ConnectionError  # noqa: A004  # the driver's name
 
 from db.redis.buckets import ACQUIRE, RELEASE, Buckets, Share
 from db.redis.connection import RedisLink
@@ -26,8 +27,10 @@ TOKENS = RateLimit("key/k", "tokens", 1_000)
 
 
 @pytest.fixture
-def limits(redis: RedisLink) -> RedisRateLimits:
-    return RedisRateLimits(redis)
+async def limits(redis: RedisLink) -> AsyncIterator[RedisRateLimits]:
+    limits = RedisRateLimits(redis)
+    yield limits
+    await limits.close()
 
 
 async def take(
@@ -154,6 +157,8 @@ async def test_a_hundred_at_once_are_granted_exactly_what_there_is(
     )
     assert sum(isinstance(each, Permit) for each in outcomes) == 20
     assert {type(each) for each in outcomes} == {Permit, RateLimited}
+    for each in several:
+        await each.close()
 
 
 async def test_a_place_is_given_back_once_and_tokens_that_were_not_used(
@@ -276,6 +281,183 @@ async def test_places_of_a_killed_process_are_free_again_at_the_end_of_their_lea
     await take(limits, fresh, CALLS)
 
 
+# --- how long a place is kept ---
+
+ONE = RateLimit("key/k", "calls", 1)
+
+
+async def _is_taken(limits: RedisRateLimits, tenant: str) -> bool:
+    return await left(limits, tenant, ONE) == 0
+
+
+async def test_a_call_keeps_its_place_however_long_it_lasts_and_tokens_are_given_back_after_it(
+    limits: RedisRateLimits, redis: RedisLink, fresh: str
+) -> None:
+    """One task renews what all calls of the process have, the upstreams' places too."""
+    upstream = RateLimit(f"upstream/{fresh}", "calls", 1)
+    permit = await take(limits, fresh, ONE, TOKENS, upstream, tokens=600, lease_seconds=0.3)
+    # a longer lease does not make the others' renewal late
+    await take(limits, f"{fresh}-other", CALLS, lease_seconds=60)
+    other_process = RedisRateLimits(redis)
+    await asyncio.sleep(0.7)
+    for limit in (ONE, upstream):
+        with pytest.raises(RateLimited):
+            await take(other_process, fresh, limit)
+    await limits.release(fresh, permit, tokens_used=0)
+    assert await left(limits, fresh, TOKENS) == 1_000
+    permit = await take(other_process, fresh, ONE, upstream)
+    await other_process.release(fresh, permit)
+    await other_process.close()
+
+
+async def test_a_renewal_brings_back_no_place_that_was_given_back_meanwhile(
+    limits: RedisRateLimits, fresh: str
+) -> None:
+    for turns in range(8):
+        permits = [await take(limits, f"{fresh}-{n}", ONE, lease_seconds=30) for n in range(20)]
+        limits._renew_now.set()
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        for n, permit in enumerate(permits):
+            await limits.release(f"{fresh}-{n}", permit)
+        assert [await left(limits, f"{fresh}-{n}", ONE) for n in range(20)] == [1] * 20
+    assert not limits._open
+
+
+async def test_the_task_that_renews_ends_with_what_it_renews_or_with_the_limits(
+    limits: RedisRateLimits, fresh: str
+) -> None:
+    permit = await take(limits, fresh, ONE, lease_seconds=0.03)
+    await limits.release(fresh, permit)
+
+    async def ended() -> bool:
+        return limits._renewing is not None and limits._renewing.done()
+
+    await until(ended)
+    await take(limits, fresh, ONE, lease_seconds=0.3)
+    assert not await ended()
+    await limits.close()
+    assert await ended()
+    await asyncio.sleep(0.31)
+    # nobody renews it any more
+    assert not await limits._link.client.exists(limit_key(fresh, ONE))
+
+
+async def test_what_an_emptied_redis_forgot_is_there_again_with_the_next_renewal(
+    own_link: RedisLink, apart: RedisRateLimits, fresh: str
+) -> None:
+    permit = await take(apart, fresh, ONE, lease_seconds=0.3)
+    await own_link.client.flushall()
+    await own_link.client.script_flush()
+    assert await left(apart, fresh, ONE) == 1
+    await until(lambda: _is_taken(apart, fresh))
+    await apart.release(fresh, permit)
+    assert await left(apart, fresh, ONE) == 1
+
+
+async def test_the_end_of_a_call_that_was_forgotten_brings_back_the_others_at_once(
+    own_link: RedisLink, apart: RedisRateLimits, fresh: str
+) -> None:
+    ends = await take(apart, f"{fresh}-ends", ONE)
+    await take(apart, fresh, ONE)
+    await own_link.client.flushall()
+    # its renewal would come after 20 s
+    await apart.release(f"{fresh}-ends", ends)
+    await until(lambda: _is_taken(apart, fresh))
+
+
+async def test_a_restarted_redis_knows_again_what_is_under_way_though_nobody_asks(
+    valkey: ValkeyServer, own_link: RedisLink, apart: RedisRateLimits, fresh: str
+) -> None:
+    await take(apart, fresh, ONE, lease_seconds=0.3)
+    await valkey.stop()
+    await valkey.start()
+
+    async def known_again() -> bool:
+        try:
+            return await _is_taken(apart, fresh)
+        except ConnectionError:  # the server is not there yet
+            return False
+
+    await until(known_again)
+
+
+async def test_a_place_taken_alone_is_kept_too(
+    apart: RedisRateLimits, valkey: ValkeyServer, fresh: str
+) -> None:
+    await valkey.stop()
+    permit = await take(apart, fresh, ONE, lease_seconds=0.3)
+    assert permit.id.startswith("alone/")
+    await asyncio.sleep(0.7)
+    with pytest.raises(RateLimited):
+        await take(apart, fresh, ONE)
+    await valkey.start()
+
+
+# --- who waits for a place ---
+
+
+async def test_a_refusal_tells_how_all_limits_stand(limits: RedisRateLimits, fresh: str) -> None:
+    await take(limits, fresh, ONE, REQUESTS)
+    with pytest.raises(RateLimited) as refused:
+        await take(limits, fresh, ONE, REQUESTS)
+    assert [(each.limit, each.left) for each in refused.value.states] == [(ONE, 0), (REQUESTS, 2)]
+
+
+async def test_each_place_given_back_wakes_one_of_those_who_wait_the_first_one_first(
+    limits: RedisRateLimits, fresh: str
+) -> None:
+    permits = [await take(limits, fresh, CALLS) for _ in range(2)]
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        await limits.freed(fresh, [CALLS], within_seconds=60)
+        woken.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    await limits.release(fresh, permits[0])
+    await waiting[0]
+    assert woken == [0]
+    # who is woken and goes away leaves the place to the next one
+    await limits._give_back(fresh, permits[1], None)
+    waiting[1].cancel()
+    await asyncio.wait_for(waiting[2], 5)
+    assert woken == [0, 2]
+    assert not limits._lines._lines
+
+
+async def test_a_place_given_back_between_a_refusal_and_its_wait_is_not_missed(
+    limits: RedisRateLimits, fresh: str
+) -> None:
+    permit = await take(limits, fresh, ONE)
+    with pytest.raises(RateLimited):
+        await take(limits, fresh, ONE)
+    await limits.release(fresh, permit)
+    await asyncio.wait_for(limits.freed(fresh, [ONE], within_seconds=60), 5)
+
+
+async def test_who_finds_more_room_than_it_takes_wakes_the_next_one(
+    limits: RedisRateLimits, redis: RedisLink, fresh: str
+) -> None:
+    """Places of other processes wake nobody here: one who tries again finds them for all."""
+    other_process = RedisRateLimits(redis)
+    permits = [await take(other_process, fresh, CALLS) for _ in range(2)]
+    waiting = asyncio.create_task(limits.freed(fresh, [CALLS], within_seconds=60))
+    await asyncio.sleep(0)
+    for permit in permits:
+        await other_process.release(fresh, permit)
+    assert not waiting.done()
+    await take(limits, fresh, CALLS)
+    await asyncio.wait_for(waiting, 5)
+    await other_process.close()
+
+
+async def test_nobody_waits_longer_than_it_said(limits: RedisRateLimits, fresh: str) -> None:
+    await asyncio.wait_for(limits.freed(fresh, [ONE], within_seconds=0.01), 5)
+    assert not limits._lines._lines
+
+
 # --- without Redis ---
 
 
@@ -283,11 +465,8 @@ async def test_places_of_a_killed_process_are_free_again_at_the_end_of_their_lea
 async def apart(own_link: RedisLink) -> AsyncIterator[RedisRateLimits]:
     limits = RedisRateLimits(own_link, processes=2)
     yield limits
-    await until(lambda: _at_rest(limits))
-
-
-async def _at_rest(limits: RedisRateLimits) -> bool:
-    return not limits._background
+    await limits.close()
+    assert not limits._background
 
 
 async def test_without_redis_each_process_has_its_share_and_goes_back_by_itself(

@@ -84,12 +84,19 @@ async def test_killed_connections_are_replaced_without_a_restart(
         await asyncio.gather(*(pool.row("SELECT pg_sleep(0.01)") for _ in range(3)))
         async with opened_postgres(session_database_url) as other:
             await other.rows(KILL_SQL, [name])
+            # a backend says that it ends before it is gone
+            await until(lambda: _are_gone(other, name))
         if checked:
             # the caller that cannot retry notices nothing
             await asyncio.gather(*(pool.ping() for _ in range(3)))
         else:
             await until(lambda: _answers(pool))
         assert await pool.row("SELECT 1 AS one") == {"one": 1}
+
+
+async def _are_gone(postgres: Postgres, name: str) -> bool:
+    left = await postgres.row("SELECT 1 AS one FROM pg_stat_activity WHERE application_name = %s", [name])
+    return left is None
 
 
 async def _answers(postgres: Postgres) -> bool:

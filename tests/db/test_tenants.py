@@ -11,7 +11,7 @@ from db.postgres.ledger import PostgresLedgerBooks
 from db.postgres.pool import Postgres
 from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresTenants, key_hash
 from domain.completion import Payer
-from domain.errors import BudgetExhausted, IdempotencyMismatch, NotFound, Unauthenticated
+from domain.errors import BudgetExhausted, IdempotencyMismatch, InvalidInput, NotFound, Unauthenticated
 from domain.exam import Exam
 from domain.gateway import Caller, RateLimit
 from domain.keys import KEY_SCOPES, KeyTerms, TenantTerms
@@ -80,6 +80,7 @@ async def test_a_caller_has_all_that_its_key_and_its_tenant_state(postgres: Post
         RateLimit("tenant", "requests", 600),
         RateLimit("tenant", "calls", 50),
     )
+    await PostgresTenants(postgres).set_profile(tenant_id, "networks", None)
     terms = KeyTerms(
         "key",
         ("read", "model"),
@@ -106,6 +107,21 @@ async def test_a_caller_has_all_that_its_key_and_its_tenant_state(postgres: Post
             RateLimit("tenant", "calls", 50),
         ),
     )
+
+
+async def test_a_key_is_bound_to_no_profile_that_is_not_the_tenants(postgres: Postgres, fresh: str) -> None:
+    keys, tenants = PostgresKeys(postgres), PostgresTenants(postgres)
+    tenant_id, first = await a_tenant(postgres, fresh)
+    other, _ = await a_tenant(postgres, f"{fresh}-other")
+    await tenants.set_profile(other, "class", Money(1))
+    key_id = (await keys.authenticate(first)).key_id
+    with pytest.raises(InvalidInput, match="no profile 'class'"):
+        await keys.create(tenant_id, str(uuid4()), KeyTerms("key", ("model",), profile="class"))
+    with pytest.raises(InvalidInput, match="no profile 'class'"):
+        await keys.change(tenant_id, key_id, {"profile": "class"})
+    await tenants.set_profile(tenant_id, "class", None)
+    assert (await keys.change(tenant_id, key_id, {"profile": "class"})).terms.profile == "class"
+    assert (await keys.change(tenant_id, key_id, {"profile": ""})).terms.profile == ""
 
 
 async def test_changed_terms_are_the_next_requests(postgres: Postgres, fresh: str) -> None:

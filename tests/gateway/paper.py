@@ -162,6 +162,9 @@ class PaperLimits:
         """The place is free; the first word counts."""
         self.given_back.setdefault(permit.id, tokens_used)
 
+    async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
+        """There always is a place."""
+
 
 async def strict(_: Payer) -> tuple[Mode | None, ...]:
     """No mode is set."""

@@ -18,7 +18,7 @@ from gateway.listening import Listener
 from gateway.quotas import QuotaStep
 from gateway.settling import transformed
 from gateway.steps import authenticated
-from gateway.waiting import Later, NoRoom, UnderwayElsewhere, Waits, sleep_until
+from gateway.waiting import Later, NoRoom, UnderwayElsewhere, UpstreamFull, Waits, sleep_until
 from tests.gateway.lane import Act, StreamingUpstream, Upstream, at_once, raising
 from tests.gateway.paper import (
     CALLER,
@@ -116,6 +116,27 @@ async def test_a_wait_beyond_the_one_deadline_is_refused_at_once(
 ) -> None:
     with pytest.raises(ModelUnavailable, match="Away"):
         await asyncio.wait_for(waits(patience, waited=waited).wait(Later(AWAY, "x", seconds, retry=retry)), 1)
+
+
+@pytest.mark.parametrize("patience", [IMPATIENT, Patience(wait_on_rate_limit=True, max_wait_timeout_s=0.4)])
+async def test_a_full_upstream_is_waited_for_until_the_deadline_and_not_longer(patience: Patience) -> None:
+    asked: list[float] = []
+
+    async def freed(within_seconds: float) -> None:
+        asked.append(within_seconds)
+        await asyncio.sleep(within_seconds)
+
+    waiting = waits(patience)
+
+    async def wait_on() -> None:
+        while True:
+            await waiting.wait(UpstreamFull(AWAY, freed))
+
+    with pytest.raises(ModelUnavailable, match="Away"):
+        await asyncio.wait_for(wait_on(), 10)
+    # soon at first, then less and less often
+    assert asked[:2] == ([0.05, 0.1] if patience.wait_on_rate_limit else [])
+    assert sum(asked) <= 0.4
 
 
 async def test_waits_are_told_by_their_reasons() -> None:

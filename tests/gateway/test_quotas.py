@@ -71,6 +71,25 @@ class Telling(RedisRateLimits):
         await super().release(tenant_id, permit, tokens_used=tokens_used)
 
 
+class Timed(RedisRateLimits):
+    """The real limits, under which waiting for a place only moves the clock."""
+
+    def __init__(self, resources: Resources, time: Time) -> None:
+        super().__init__(resources.redis)
+        self.time = time
+
+    async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
+        assert full == (PLACE,)
+        await self.time.sleep(round(within_seconds, 6))
+
+
+class Unhurried(RedisRateLimits):
+    """The real limits, under which nobody asks again before it is woken."""
+
+    async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
+        await super().freed(tenant_id, full, within_seconds=60)
+
+
 @pytest.fixture
 async def lane(session_resources: Resources) -> Lane:
     return await opened_lane(session_resources, Held())
@@ -200,16 +219,22 @@ async def test_an_agents_calls_count_against_its_tenants_limits(lane: Lane, fact
 async def test_a_patient_call_waits_for_its_place_and_says_how_long(
     lane: Lane, facts: list[LedgerFact]
 ) -> None:
-    step = a_step(lane, facts)
+    step, other = a_step(lane, facts), RedisRateLimits(lane.resources.redis)
     tenant_id = lane.payer.tenant_id
-    await lane.resources.limits.acquire(tenant_id, [PLACE], tokens=0, lease_seconds=0.1)
+    # another process's place: nobody is woken when it is given back
+    permit = await other.acquire(tenant_id, [PLACE], tokens=0, lease_seconds=60)
     context = a_context(lane, PLACE, wait_on_rate_limit=True)
-    async with step.checked(context, 10):
-        assert await taken(lane, PLACE) == 1
+    waiting = asyncio.create_task(_enter_and_leave(step, context))
+    await until(lambda: _stands_in_line(lane))
+    await other.release(tenant_id, permit)
+    assert await waiting == 1
+    await other.close()
     (fact,) = facts
     assert (fact.kind, fact.payer, fact.call_id) == ("waited", context.payer, context.key.id)
     assert fact.data["reason"] == "key/k calls"
-    assert (fact.data["outcome"], fact.data["rounds"]) == ("answered", 1)
+    assert fact.data["outcome"] == "answered"
+    assert isinstance(fact.data["rounds"], int)
+    assert fact.data["rounds"] >= 1
     assert isinstance(fact.data["waited_ms"], int)
     assert fact.data["waited_ms"] > 0
 
@@ -218,16 +243,56 @@ async def test_waits_end_at_one_deadline_which_counts_from_the_arrival(
     lane: Lane, facts: list[LedgerFact]
 ) -> None:
     time = Time()
-    step = a_step(lane, facts, now=time.now, sleep=time.sleep)
+    step = a_step(lane, facts, limits=Timed(lane.resources, time), now=time.now)
     await lane.resources.limits.acquire(lane.payer.tenant_id, [PLACE], tokens=0, lease_seconds=60)
     waiting = {"wait_on_rate_limit": True, "max_wait_timeout_s": 10.0}
-    # 7.5 of its 10 seconds were waited for something else: 2 looks fit, a third does not
+    # 7.5 of its 10 seconds were waited for something else
     context = a_context(lane, PLACE, arrived=time.now() - 7.5, **waiting)
     with pytest.raises(RateLimited):
         await _enter(step, context)
-    assert time.slept == [1.0, 1.0]
+    assert time.slept == [0.05, 0.1, 0.2, 0.4, 0.8, 0.95]
     (fact,) = facts
-    assert fact.data == {"reason": "key/k calls", "waited_ms": 2_000, "rounds": 2, "outcome": "refused"}
+    assert fact.data == {"reason": "key/k calls", "waited_ms": 2_500, "rounds": 6, "outcome": "refused"}
+
+
+async def test_a_place_given_back_goes_to_one_who_waits_at_once(lane: Lane, facts: list[LedgerFact]) -> None:
+    """X3: forty calls under a limit of four follow each other, though nobody looks again by itself."""
+    four, limits = RateLimit("key/k", "calls", 4), Unhurried(lane.resources.redis)
+    step, under_way, most = a_step(lane, facts, limits=limits), 0, 0
+
+    async def call() -> None:
+        nonlocal under_way, most
+        context = a_context(lane, four, wait_on_rate_limit=True)
+        async with step.checked(context, 10):
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+
+    await asyncio.wait_for(asyncio.gather(*(call() for _ in range(40))), 20)
+    assert (most, await taken(lane, four)) == (4, 0)
+    await limits.close()
+
+
+async def test_who_is_cancelled_while_its_wait_is_written_down_gives_back_its_place(lane: Lane) -> None:
+    telling = asyncio.Event()
+
+    async def record(_: LedgerFact) -> None:
+        telling.set()
+        await asyncio.Event().wait()
+
+    limits = lane.resources.limits
+    permit = await limits.acquire(lane.payer.tenant_id, [PLACE], tokens=0, lease_seconds=60)
+    step = a_step(lane, [], record=record)
+    waiting = asyncio.create_task(_enter(step, a_context(lane, PLACE, wait_on_rate_limit=True)))
+    await until(lambda: _stands_in_line(lane))
+    await limits.release(lane.payer.tenant_id, permit)
+    await telling.wait()
+    assert await taken(lane, PLACE) == 1
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await taken(lane, PLACE) == 0
 
 
 async def test_a_wait_that_would_be_too_long_is_refused_at_once(lane: Lane, facts: list[LedgerFact]) -> None:
@@ -262,9 +327,12 @@ async def test_a_fact_that_cannot_be_written_stops_no_call(lane: Lane) -> None:
         raise LedgerUnavailable("the buffer is full")
 
     step = a_step(lane, [], record=record)
-    await lane.resources.limits.acquire(lane.payer.tenant_id, [PLACE], tokens=0, lease_seconds=0.05)
-    checked = await _enter(step, a_context(lane, PLACE, wait_on_rate_limit=True))
-    assert checked.permit is not None
+    limits, tenant_id = lane.resources.limits, lane.payer.tenant_id
+    permit = await limits.acquire(tenant_id, [PLACE], tokens=0, lease_seconds=60)
+    waiting = asyncio.create_task(_enter(step, a_context(lane, PLACE, wait_on_rate_limit=True)))
+    await until(lambda: _stands_in_line(lane))
+    await limits.release(tenant_id, permit)
+    assert (await waiting).permit is not None
 
 
 # --- what ends ---
@@ -301,3 +369,14 @@ async def test_a_cancelled_call_gives_back_its_place(lane: Lane, facts: list[Led
 async def _enter(step: QuotaStep, context: Context, tokens: int = 10) -> QuotaChecked:
     async with step.checked(context, tokens) as checked:
         return checked
+
+
+async def _enter_and_leave(step: QuotaStep, context: Context) -> int:
+    """How many places are taken inside."""
+    async with step.checked(context, 10) as checked:
+        return len(checked.states)
+
+
+async def _stands_in_line(lane: Lane) -> bool:
+    key = limit_key(lane.payer.tenant_id, PLACE)
+    return key in lane.resources.limits._lines._lines

@@ -1,5 +1,6 @@
 """Routing: in order, around what cools down or is full, and back to whom a session prefers."""
 
+import asyncio
 from dataclasses import replace
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from gateway.routing import (
     RouteStep,
     UpstreamRoom,
 )
-from gateway.waiting import Later
+from gateway.waiting import Later, UpstreamFull
 from runtime.gateway import upstream_limits
 from runtime.resources import Resources
 from runtime.settings import ModelSettings
@@ -146,19 +147,40 @@ def test_limits_of_upstreams_come_from_both_settings() -> None:
 async def test_a_full_upstream_comes_last_and_where_all_are_full_the_call_waits(
     cooldowns: Cooldowns, session_resources: Resources
 ) -> None:
-    mark = uuid4().hex
+    mark, limits = uuid4().hex, RedisRateLimits(session_resources.redis)
     room = UpstreamRoom(
-        RedisRateLimits(session_resources.redis),
+        limits,
         {name: [RateLimit(f"upstream/{name}-{mark}", "calls", 1)] for name in ("one", "two", "three")},
     )
     route, context = step(cooldowns, room), a_context(a_chat(model="small"))
     routes = [await route.route(context) for _ in range(3)]
     assert [each.candidates[0] for each in routes] == ["one:model", "two:model", "three:model"]
-    with pytest.raises(Later, match="upstream_full") as caught:
+    with pytest.raises(UpstreamFull, match="upstream_full") as caught:
         await route.route(context)
-    assert caught.value.seconds > 0
+    assert caught.value.condition.retry_after_seconds == 1
+    # whichever upstream is free first ends the wait
+    waiting = asyncio.create_task(caught.value.freed(60))
+    await asyncio.sleep(0)
+    room.give_back(routes[2].place)
+    await asyncio.wait_for(waiting, 5)
     for each in routes[1:] * 2:
         room.give_back(each.place)
     await room.close()
     assert (await route.route(context)).candidates == ("two:model", "three:model", "one:model")
     await room.close()
+    await limits.close()
+
+
+async def test_a_rate_of_an_upstream_is_waited_for_by_the_clock(
+    cooldowns: Cooldowns, session_resources: Resources
+) -> None:
+    limits = RedisRateLimits(session_resources.redis)
+    room = UpstreamRoom(limits, {"one": [RateLimit(f"upstream/{uuid4().hex}", "requests", 2)]})
+    route = step(cooldowns, room)
+    for _ in range(2):
+        await route.route(a_context())
+    with pytest.raises(Later, match="upstream_full") as caught:
+        await route.route(a_context())
+    assert not isinstance(caught.value, UpstreamFull)
+    assert 25 < caught.value.seconds <= 30
+    await limits.close()

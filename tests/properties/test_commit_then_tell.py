@@ -17,6 +17,7 @@ from db.postgres.pool import Postgres
 from db.redis.connection import RedisLink
 from db.redis.quotas import RedisQuotas
 from domain.completion import CompletionReply, CompletionRequest, Payer, Usage
+from domain.errors import Defect
 from domain.gateway import Caller, QuotaCopy
 from domain.identity import ClientStep
 from domain.ledger import AccountBalance
@@ -195,7 +196,7 @@ class Case:
         self.before, records = await world.spent(self.payer), await world.records(tenant_id)
         told = len(world.told)
         await world.force(tenant_id, self.place)
-        with pytest.raises(psycopg.errors.RaiseException, match="forced rollback"):
+        with pytest.raises(Defect, match="forced rollback"):
             await self.call(len(self.usages) - 1)
         assert await world.records(tenant_id) == records
         assert await world.spent(self.payer) == self.before

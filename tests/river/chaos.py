@@ -124,7 +124,7 @@ class Chaos:
     """Does one thing after another to an installation, at random and without waiting for the last to end."""
 
     #: between two deeds
-    PAUSE_SECONDS = (0.5, 2.0)
+    PAUSE_SECONDS = (0.3, 1.5)
 
     def __init__(self, up: Up, second: SecondWorker, calls_log: Path, seed: int) -> None:
         self._up = up
@@ -174,6 +174,8 @@ class Chaos:
         """Note what is durable now, unless Postgres is away."""
         url = self._up.addresses.postgres_url
         with suppress(psycopg.Error, PoolTimeout, AssayError):
+            # a pool would wait for longer
+            psycopg.connect(url, connect_timeout=2).close()
             answers = self._doing.submit(asyncio.run, durable_answers(url)).result()
             (moment,) = rows(url, "SELECT clock_timestamp() AS at")
             self.samples.append(Sample(moment["at"], answers))

@@ -23,7 +23,7 @@ from tests.river.chaos import (
     told,
 )
 from tests.river.classroom import Classroom, write_script
-from tests.river.installation import Up, patiently, wait_ended
+from tests.river.installation import Up, calls_in, patiently, until, wait_ended
 
 
 def seed() -> int:
@@ -59,6 +59,7 @@ def test_chaos_loses_nothing_repeats_nothing_and_pays_for_nothing_twice(
             batch = patiently(lambda: client.get(f"/v1/batches/{batch_id}"))
             return batch["status"] in BATCH_MACHINE.final
 
+        until(lambda: calls_in(log), "the batch is under way", 60)
         chaos = Chaos(up, second, log, chosen)
         chaos.reign(is_over)
         ended = wait_ended(client, batch_id)

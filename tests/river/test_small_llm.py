@@ -66,11 +66,11 @@ def model_url() -> Iterator[str]:
 
 @pytest.fixture
 async def installation(
-    addresses: Addresses, database_url: str, tmp_path: Path, model_url: str, request: pytest.FixtureRequest
+    addresses: Addresses, database_url: str, tmp_path: Path, model_url: str
 ) -> AsyncIterator[tuple[Resources, httpx.AsyncClient]]:
-    """Workers and API that know the model; with the JSON Schema, or with the prompt alone."""
+    """Workers and API that know the model."""
     settings = make_settings(addresses, database_url, tmp_path, None)
-    server = CompatibleServer(url=model_url, structured_output=request.param, advisory=True)
+    server = CompatibleServer(url=model_url, advisory=True)
     models = ModelSettings(compatible={"small": server}, timeout_seconds=300, max_tokens=300, temperature=0)
     # the model takes both cores: an agent's heartbeat may come late
     worker = settings.worker.model_copy(update={"heartbeat_timeout_seconds": 30})
@@ -93,7 +93,6 @@ async def _state_price(resources: Resources) -> None:
     await prices.add(own_prices(MODEL, [(Unit.TOKENS_IN, "0.10"), (Unit.TOKENS_OUT, "0.40")]))
 
 
-@pytest.mark.parametrize("installation", [True, False], ids=["schema", "prompt_alone"], indirect=True)
 async def test_a_batch_of_a_small_real_model_ends_well_whatever_it_writes(
     installation: tuple[Resources, httpx.AsyncClient],
 ) -> None:

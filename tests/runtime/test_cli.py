@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import typer.main
 
@@ -141,6 +142,7 @@ def test_status_says_ready_and_where(up: Up) -> None:
     assert (done.returncode, document["running"], document["ready"]) == (0, True, True)
     assert document["health"] == {"status": "ready", "degraded": []}
     assert document["temporal_ui"].startswith("http://127.0.0.1:")
+    assert httpx.get(f"{document['api']}/health/ready").status_code == 200
 
 
 def test_a_batch_is_graded_watched_reported_and_listed(up: Up, classroom: Classroom) -> None:

@@ -73,6 +73,9 @@ def test_the_secret_alone_is_standard_output_once(tenant: str, session_database_
 def test_a_key_is_limited_and_revoked(tenant: str, session_database_url: str) -> None:
     made = ask("key", "create", "k", "--scope", "model", "--model", "openai:*", "--limit", "25.00")
     assert (made["limit_usd"], made["models"]) == ("25.00", ["openai:*"])
+    unknown = refusal("key", "limit", made["key_id"], "--profile", "class")
+    assert "assay ledger limit class USD" in str(unknown)
+    ask("ledger", "limit", "class", "100.00")
     changed = ask(
         "key", "limit", made["key_id"], "--limit", "none", "--model", "none", "--requests-per-minute", "60",
         "--expires", "2030-01-01T00:00:00+08:00", "--mode", "best_effort", "--profile", "class",
@@ -131,6 +134,7 @@ def test_another_tenants_key_is_not_there(tenant: str) -> None:
         (("key", "create", "k", "--scope", "read", "--expires", "2030-01-01"), InvalidInput),
         (("key", "create", "k", "--scope", "read", "--mode", "free"), InvalidInput),
         (("key", "create", "k", "--scope", "read", "--tenant", "nobody"), NotFound),
+        (("key", "create", "k", "--scope", "read", "--profile", "typo"), InvalidInput),
         (("key", "show", NOWHERE), NotFound),
         (("key", "show", "no-uuid"), NotFound),
         (("tenant", "create", "../x"), InvalidInput),
