@@ -55,7 +55,7 @@ async def test_the_hold_is_the_worst_case_and_the_commit_states_who_answered(lan
     await lane.door(routes=ROUTES).complete(lane.request(model="small"))
     hold, commit = await lane.events()
     assert (hold["event_type"], hold["provider"]) == ("precheck_hold", "one")
-    assert (commit["event_type"], commit["provider"], commit["model"]) == ("commit", "one", "one:model")
+    assert (commit["event_type"], commit["provider"], commit["model"]) == ("commit", "one", "model")
     dearest = await lane.door().complete(lane.request(model="two:model", call_number=2))
     assert dearest.cost_nanodollars == 3 * COST
     of_dearest = next(each for each in await lane.events() if each["provider"] == "two")

@@ -127,7 +127,7 @@ async def test_a_call_is_committed_once_wherever_its_attempts_die(
         call = a_call(world.payer, hold_seconds=60, reply_seconds=120, mode=mode)
         async with world.processes(1) as (steady,):
             replies = await _tried(world, steady, call, deaths, at_once)
-            assert len(set(replies)) == 1, "everyone heard the same reply"
+            assert len(set(replies)) == 1, f"not everyone heard the same reply: {deaths}, {at_once}, {mode}"
             await world.settle_everything()
             await world.check_whole()
         commits = await postgres.rows(
