@@ -572,8 +572,8 @@ class Settle(_OfHold):
         outcome = self.settlement
         book.end(
             row, state, event_type, actual=actual, reference=ref, usage=outcome.usage,
-            rates=outcome.rates.document, provider=outcome.provider, model=outcome.model or outcome.reply.model,
-            timing=outcome.timing,
+            rates=outcome.rates.document, provider=outcome.provider,
+            model=outcome.model or outcome.reply.model, timing=outcome.timing,
         )  # fmt: skip
 
     def _repeated(self, row: HoldRow, entry: JournalEntry | None) -> JournalEntry:

@@ -43,8 +43,11 @@ async def test_an_event_is_stored_once_however_often_it_is_sent(
         None,
     )
     again = await api.post(path_of(batch_id), json=EVENT)
-    assert (again.status_code, again.json()) == (202, stored)
-    assert await listed(api, path_of(batch_id)) == [stored]
+    # a relay beside this test may have tried to deliver it in between
+    (found,) = await listed(api, path_of(batch_id))
+    assert again.status_code == 202
+    for each in (again.json(), found):
+        assert {**each, "attempts": 0} == stored
 
 
 @pytest.mark.parametrize("changed", [{"type": "other"}, {"data": {"by": "someone"}}])

@@ -44,7 +44,8 @@ async def opened_ledger(
         async with opened_postgres(url) as own, opened_ledger(url, clock, own, **options) as ledger:
             yield ledger
         return
-    numbers = itertools.count(1)
+    # not the writer's address: another one may stand there when this one has gone
+    name, numbers = uuid4().hex[:12], itertools.count(1)
     connect = options.pop("connect", lambda: connect_writer(url, durable=False))
     within = options.pop("within_seconds", 10.0)
     writer = LedgerWriter(connect, clock, **options)
@@ -53,7 +54,7 @@ async def opened_ledger(
         PostgresLedgerBooks(postgres, clock),
         postgres,
         within_seconds=within,
-        tokens=lambda: f"{id(writer):x}-{next(numbers)}",
+        tokens=lambda: f"{name}-{next(numbers)}",
     )
     ledger.start()
     try:

@@ -21,7 +21,7 @@ from tests.conftest import KEY, opened, served
 MODEL = "upstream:simulated"
 PROFILE = "load"
 TOKENS_IN_NANODOLLARS, TOKENS_OUT_NANODOLLARS = 150, 600
-QUIET_SECONDS = 20.0
+QUIET_SECONDS = 60.0
 OPEN_HOLDS_SQL = "SELECT count(*) AS open FROM ledger_holds WHERE state IN ('held', 'dispatched', 'in_doubt')"
 COMMITS_SQL = "SELECT count(*) AS commits FROM ledger_events WHERE event_type = 'commit'"
 

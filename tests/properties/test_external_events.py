@@ -224,14 +224,14 @@ async def test_a_waiting_workflow_receives_its_event_once_and_goes_on(
         )
         await plant.start(resources, batch)
         for round_ in range(ROUNDS):
-            await until(lambda: all_wait(resources, batch), within_seconds=60)
+            await until(lambda: all_wait(resources, batch), within_seconds=120)
             assert set(agent.attempts.values()) == {round_ + 1}, "each has gone on once for each event"
             chosen = cases[round_ * FILES : (round_ + 1) * FILES]
             await asyncio.gather(
                 *(outside.send(file, round_, case) for file, case in zip(files, chosen, strict=True))
             )
             # the file leaves its state when the next attempt begins
-            await until(lambda number=round_ + 2: _reached(agent, number), within_seconds=60)
+            await until(lambda number=round_ + 2: _reached(agent, number), within_seconds=120)
         (ended,) = await plant.all_ended(resources, batch)
         assert ended.state is BatchState.COMPLETED
         await until(lambda: _settled(outside))
