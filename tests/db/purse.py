@@ -22,9 +22,12 @@ RATES = Rates("test/1", {"tokens_in": 1_000_000, "tokens_out": 2_000_000})
 
 @dataclass
 class HeldClock:
-    """A clock that moves when told to."""
+    """A clock that moves when told to.
 
-    moment: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    It is ahead of the real one: to a worker that runs beside a test its replies would be old and its holds due.
+    """
+
+    moment: datetime = datetime(2036, 3, 1, 12, tzinfo=UTC)
 
     def now(self) -> datetime:
         return self.moment

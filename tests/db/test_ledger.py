@@ -42,7 +42,7 @@ from domain.money import ZERO, Money
 from tests.db.purse import HeldClock, a_call, a_payer, a_settlement, assert_whole, held, opened_ledger
 from tests.db.stage import pending_batch, running_file
 
-TODAY = date(2026, 3, 1)
+TODAY = date(2036, 3, 1)
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ async def test_a_commit_belongs_to_its_own_day_and_a_hold_to_the_day_it_was_made
     call = a_call()
     tenant = call.payer.tenant_id
     await ledger.books.set_tenant(tenant, TenantBudget("Asia/Shanghai", daily_limit=Money(150)))
-    clock.moment = datetime(2026, 3, 1, 15, 59, tzinfo=UTC)  # a minute before midnight in Shanghai
+    clock.moment = datetime(2036, 3, 1, 15, 59, tzinfo=UTC)  # a minute before midnight in Shanghai
     hold = await held(ledger, call)
     with pytest.raises(BudgetExhausted):
         await ledger.begin(a_call(call.payer))
@@ -387,7 +387,7 @@ async def test_an_unknown_time_zone_and_a_scope_without_account_are_refused(ledg
     with pytest.raises(InvalidInput, match="IANA"):
         await ledger.books.set_tenant("t", TenantBudget("Mars/Olympus"))
     with pytest.raises(InvalidInput, match="tenant_day"):
-        await ledger.books.set_limit(Account("t", Scope.TENANT_DAY, "2026-03-01"), ZERO)
+        await ledger.books.set_limit(Account("t", Scope.TENANT_DAY, "2036-03-01"), ZERO)
 
 
 # --- best effort ---
@@ -436,7 +436,7 @@ def an_event(kind: EventType, call: Any, estimated: int, actual: int = 0, **fiel
         "event_id": event_id(call.key.id, 1, kind),
         "day": TODAY,
         "hold_day": TODAY,
-        "occurred_at": datetime(2026, 3, 1, tzinfo=UTC),
+        "occurred_at": datetime(2036, 3, 1, tzinfo=UTC),
     }
     return LedgerEvent(
         event_type=kind, call_id=call.key.id, attempt=1, payer=call.payer,

@@ -228,10 +228,10 @@ async def test_a_payers_quota_has_every_account_of_today_with_its_limit(
 
     payer = a_payer()
     await ledger.books.set_tenant(payer.tenant_id, TenantBudget("Asia/Shanghai", daily_limit=Money(900)))
-    clock.moment = datetime(2026, 3, 1, 16, 1, tzinfo=UTC)  # a minute after midnight in Shanghai
+    clock.moment = datetime(2036, 3, 1, 16, 1, tzinfo=UTC)  # a minute after midnight in Shanghai
     await ledger.settle(await held(ledger, a_call(payer)), a_settlement(40))
     today = {each.account.scope: each for each in await ledger.books.quota(payer)}[Scope.TENANT_DAY]
-    assert (today.account.subject, today.limit, today.left) == ("2026-03-02", 900, 860)
+    assert (today.account.subject, today.limit, today.left) == ("2036-03-02", 900, 860)
     assert await ledger.books.quota(payer) == await ledger.books.balances(payer.tenant_id)
 
 

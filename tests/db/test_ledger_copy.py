@@ -29,7 +29,7 @@ HOSTILE = [
 
 @pytest.fixture
 async def ledger(session_database_url: str, postgres: Postgres) -> AsyncIterator[PostgresLedger]:
-    clock = HeldClock(datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC))
+    clock = HeldClock(datetime(2036, 3, 1, 12, 0, 0, 123456, tzinfo=UTC))
     async with opened_ledger(session_database_url, clock, postgres) as opened:
         yield opened
 

@@ -20,7 +20,7 @@ from domain.money import Money
 from tests.db.purse import HeldClock, a_call, a_payer, a_settlement, assert_whole, opened_ledger
 from tests.db.stage import opened_postgres
 
-TODAY = date(2026, 3, 1)
+TODAY = date(2036, 3, 1)
 ASSAY = Path(__file__).resolve().parents[2]
 #: so many processes with so many callers each
 PROCESSES, CALLERS = 3, 334
