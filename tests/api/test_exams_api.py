@@ -151,7 +151,7 @@ async def test_a_students_view_tells_nothing_that_helps_to_answer(api: httpx.Asy
         ("read", "student", 200, "student"),
         ("read", "grader", 200, "grader"),
         ("read", "teacher", 422, None),
-        ("none", None, 403, None),
+        ("model", None, 403, None),
     ],
 )
 async def test_a_keys_scopes_decide_which_view_it_gets(

@@ -151,7 +151,8 @@ async def test_changes_at_the_same_time_lose_nothing(api: httpx.AsyncClient) -> 
         {"name": "both"},
         {"profile": "p"},
     ]
-    await asyncio.gather(*(api.patch(url, json=each) for each in changes))
+    answers = await asyncio.gather(*(api.patch(url, json=each) for each in changes))
+    assert [each.status_code for each in answers] == [200] * len(changes), [each.text for each in answers]
     key = (await api.get(url)).json()
     assert {name: key[name] for each in changes for name in each} == {
         k: v for c in changes for k, v in c.items()
@@ -197,7 +198,9 @@ async def test_changes_at_the_same_time_lose_nothing(api: httpx.AsyncClient) -> 
 async def test_a_faulty_key_is_refused_whole(
     api: httpx.AsyncClient, body: dict[str, Any], field: str
 ) -> None:
-    before = (await api.get("/v1/keys")).json()["total"]
+    listed = await api.get("/v1/keys")
+    assert listed.status_code == 200, listed.text
+    before = listed.json()["total"]
     answer = await api.post("/v1/keys", json={"name": "test", "scopes": ["read"], **body})
     assert (answer.status_code, answer.json()["field"]) == (422, field), answer.text
     assert (await api.get("/v1/keys")).json()["total"] == before
