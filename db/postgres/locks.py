@@ -98,9 +98,13 @@ class PostgresAdvisoryLocks:
         try:
             with translated_errors():
                 await connection.execute(LOCK_SQL, [name, str(max(1, round(self._lease_seconds * 1000)))])
-                lease = Lease(name, self._lease_seconds)
+            lease = Lease(name, self._lease_seconds)
+            try:
                 # counted from before the server's own count began
                 await _renewed(connection, lease)
+            except psycopg.OperationalError:
+                # this process stood still for a whole lease: the server has freed the lock, which is taken again
+                lease.end()
             renewing = asyncio.create_task(self._renew(connection, lease))
             lease.fence = await self._fences.claim(name)
             yield lease

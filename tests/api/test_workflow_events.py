@@ -47,7 +47,7 @@ async def test_an_event_is_stored_once_however_often_it_is_sent(
     (found,) = await listed(api, path_of(batch_id))
     assert again.status_code == 202
     for each in (again.json(), found):
-        assert {**each, "attempts": 0} == stored
+        assert {**each, "attempts": 0, "reason": ""} == stored
 
 
 @pytest.mark.parametrize("changed", [{"type": "other"}, {"data": {"by": "someone"}}])

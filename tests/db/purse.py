@@ -24,7 +24,7 @@ RATES = Rates("test/1", {"tokens_in": 1_000_000, "tokens_out": 2_000_000})
 class HeldClock:
     """A clock that moves when told to.
 
-    It is ahead of the real one: to a worker that runs beside a test its replies would be old and its holds due.
+    It is ahead of the real one: to a worker beside a test its replies would be old and its holds due.
     """
 
     moment: datetime = datetime(2036, 3, 1, 12, tzinfo=UTC)

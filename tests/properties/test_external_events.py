@@ -157,7 +157,8 @@ class Outside:
         await until(self._both_listen)
 
     async def _both_listen(self) -> bool:
-        return await self._publish("batch/none", "not JSON") == 2
+        # a worker of another test may listen, too
+        return await self._publish("batch/none", "not JSON") >= 2
 
     async def _publish(self, workflow_id: str, message: str) -> int:
         heard: int = await self.resources.redis.client.publish(workflow_events_channel(workflow_id), message)

@@ -112,10 +112,10 @@ async def leave_no_trace(resources: Resources, client: httpx.AsyncClient, count:
         heard = await asyncio.gather(*(each.come_and_go(client.base_url) for each in leavers))
         states = await settled(resources, key_id)
 
-    # some were answered, some found no place, some left, and a slow machine may turn some away;
+    # some were answered, some left, some may have found no place, and a slow machine may turn some away;
     # what was dispatched was paid for, to the last
     statuses = Counter(each[9:12] for each in heard)
-    assert {b"200", b"429", b""} <= statuses.keys() <= {b"200", b"429", b"503", b""}
+    assert {b"200", b""} <= statuses.keys() <= {b"200", b"429", b"503", b""}
     assert states.keys() == {"committed"}
     assert statuses[b"200"] < states["committed"] < count
 
