@@ -63,7 +63,9 @@ LEFT JOIN ledger_accounts a ON (a.tenant_id, a.scope, a.subject) = (k.tenant_id,
 WHERE k.tenant_id = %(tenant_id)s
 """
 KEY_SQL = KEYS_SQL + "AND k.id = %(key_id)s"
-LOCK_KEY_SQL = KEY_SQL + " FOR NO KEY UPDATE OF k"
+# By itself: who waited for the lock must read anew, in another statement. In one statement the key would be new
+# and its account as it was before the wait, and a limit set meanwhile would be undone.
+LOCK_KEY_SQL = "SELECT FROM api_keys WHERE tenant_id = %(tenant_id)s AND id = %(key_id)s FOR NO KEY UPDATE"
 LIST_KEYS_SQL = KEYS_SQL + "ORDER BY k.created_at DESC, k.id LIMIT %(count)s OFFSET %(skipped)s"
 COUNT_KEYS_SQL = "SELECT count(*) AS total FROM api_keys WHERE tenant_id = %s"
 CHANGE_KEY_SQL = """
@@ -89,8 +91,8 @@ SELECT t.id, t.name, t.created_at, t.requests_per_minute, t.tokens_per_minute, t
 FROM tenants t LEFT JOIN ledger_tenants l ON l.tenant_id = t.id
 """
 TENANT_SQL = TENANTS_SQL + "WHERE t.id = %s"
-# weaker than FOR UPDATE: whoever inserts a row that refers to the tenant does not wait
-LOCK_TENANT_SQL = TENANT_SQL + " FOR NO KEY UPDATE OF t"
+# by itself, as for a key; weaker than FOR UPDATE: whoever inserts a row that refers to the tenant does not wait
+LOCK_TENANT_SQL = "SELECT FROM tenants WHERE id = %s FOR NO KEY UPDATE"
 LIST_TENANTS_SQL = TENANTS_SQL + "ORDER BY t.id LIMIT %s OFFSET %s"
 COUNT_TENANTS_SQL = "SELECT count(*) AS total FROM tenants"
 CHANGE_TENANT_SQL = """
@@ -178,7 +180,8 @@ class PostgresKeys:
     async def change(self, tenant_id: str, key_id: str, changes: KeyChanges) -> ApiKey:
         """Change terms, all of them or none; they hold for the next request."""
         async with self._postgres.transaction() as connection:
-            known = await _read_key(connection, LOCK_KEY_SQL, tenant_id, key_id)
+            await connection.execute(LOCK_KEY_SQL, {"tenant_id": tenant_id, "key_id": key_id})
+            known = await _read_key(connection, KEY_SQL, tenant_id, key_id)
             if known.revoked_at is not None:
                 raise Conflict("The key is revoked, for ever; make another one.", field="key_id")
             terms = replace(known.terms, **changes)
@@ -322,7 +325,8 @@ async def _read_key(connection: Connection, statement: str, tenant_id: str, key_
 
 
 async def _lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    return await _read_tenant(connection, LOCK_TENANT_SQL, tenant_id)
+    await connection.execute(LOCK_TENANT_SQL, [tenant_id])
+    return await _read_tenant(connection, TENANT_SQL, tenant_id)
 
 
 async def _read_tenant(connection: Connection, statement: str, tenant_id: str) -> Tenant:

@@ -141,7 +141,8 @@ async def test_a_change_holds_at_once_and_leaves_the_rest(api: httpx.AsyncClient
     assert (changed["mode"], changed["requests_per_minute"], changed["name"]) == (None, None, "new")
 
 
-async def test_changes_at_the_same_time_lose_nothing(api: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("_", range(5))
+async def test_changes_at_the_same_time_lose_nothing(api: httpx.AsyncClient, _: int) -> None:
     url = f"/v1/keys/{(await made(api))['key_id']}"
     await api.put("/v1/profiles/p", json={"limit_usd": "1.00"})
     changes: list[dict[str, Any]] = [
