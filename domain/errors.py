@@ -5,7 +5,8 @@ AssayError
 ├── InvalidInput              the caller's data is wrong; says which field and the way out
 │   ├── InvalidExam
 │   ├── KindNotAvailable
-│   └── UnreadableSubmission
+│   ├── UnreadableSubmission
+│   └── UnreadableLog         a log in which no lines can be read
 ├── Unauthenticated           no key, or none we know
 ├── Forbidden                 a key without the scope
 ├── NotFound                  not there, or another tenant's
@@ -45,6 +46,7 @@ AssayError
 ├── CheckpointNotSaved        Postgres did not take a checkpoint, again and again; a human should look
 ├── CorruptCheckpoint         a checkpoint that cannot be read back as it was written
 ├── AssessmentInvalid         an assessment that breaks the rubric's bounds
+├── DocumentInvalid           a stored document that is not of the form it should have
 ├── EpochSuperseded           a newer attempt owns the thread; this one must not write
 ├── AgentDrained              the worker shuts down; the next attempt resumes
 ├── SagaStepRefused           a saga step met an error that is not unreachability
@@ -118,6 +120,12 @@ class UnreadableSubmission(InvalidInput):
     """A submitted file in which no answers can be read."""
 
     code = "unreadable_submission"
+
+
+class UnreadableLog(InvalidInput):
+    """A log in which no lines can be read."""
+
+    code = "unreadable_log"
 
 
 class Unauthenticated(AssayError):
@@ -429,6 +437,13 @@ class AssessmentInvalid(AssayError):
     """An assessment that breaks the rubric's bounds."""
 
     code = "assessment_invalid"
+    expected = False
+
+
+class DocumentInvalid(AssayError):
+    """A stored document that is not of the form it should have, such as a foreign worker's."""
+
+    code = "document_invalid"
     expected = False
 
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 # only plain data may be in a checkpoint; read once, at langgraph's import
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
@@ -120,13 +121,27 @@ def model_script(tmp_path_factory: pytest.TempPathFactory, call_log: Path) -> Pa
     return path
 
 
-def make_settings(addresses: Addresses, database_url: str, folder: Path, script: Path | None) -> Settings:
+@pytest.fixture
+async def own_redis_url(addresses: Addresses) -> str:
+    """An empty Redis for one test's own database.
+
+    A reconciler takes every copy of a balance for one of its own Postgres: Redis is never shared by two.
+    """
+    url = addresses.redis_url.rpartition("/")[0] + "/1"
+    async with Redis.from_url(url) as client:
+        await client.flushdb()
+    return url
+
+
+def make_settings(
+    addresses: Addresses, database_url: str, redis_url: str, folder: Path, script: Path | None
+) -> Settings:
     """Settings with queues of their own, and time-outs short enough for tests."""
     mark = secrets.token_hex(4)
     return Settings(
         folder=folder,
         postgres=PostgresSettings(url=SecretStr(database_url), min_size=1, max_size=20),
-        redis=RedisSettings(url=SecretStr(addresses.redis_url)),
+        redis=RedisSettings(url=SecretStr(redis_url)),
         temporal=TemporalSettings(
             address=addresses.temporal_address,
             namespace=addresses.temporal_namespace,
@@ -147,9 +162,11 @@ def make_settings(addresses: Addresses, database_url: str, folder: Path, script:
 
 
 @pytest.fixture
-def app_settings(addresses: Addresses, database_url: str, tmp_path: Path, model_script: Path) -> Settings:
+def app_settings(
+    addresses: Addresses, database_url: str, own_redis_url: str, tmp_path: Path, model_script: Path
+) -> Settings:
     """Settings over a database of this test's own."""
-    return make_settings(addresses, database_url, tmp_path, model_script)
+    return make_settings(addresses, database_url, own_redis_url, tmp_path, model_script)
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +177,8 @@ def session_settings(
     model_script: Path,
 ) -> Settings:
     """Settings over the session's database."""
-    return make_settings(addresses, session_database_url, tmp_path_factory.mktemp("session"), model_script)
+    folder = tmp_path_factory.mktemp("session")
+    return make_settings(addresses, session_database_url, addresses.redis_url, folder, model_script)
 
 
 @asynccontextmanager
@@ -191,11 +209,14 @@ def postgres(resources: Resources) -> Postgres:
     return resources.postgres
 
 
-@pytest.fixture(scope="session")
-async def session_workers(session_resources: Resources) -> AsyncIterator[None]:
-    """Both workers and the relay, in this process."""
-    workers = [orchestration_worker(session_resources), cognition_worker(session_resources)]
-    async with serving(session_resources, workers, relay=True):
+@pytest.fixture(scope="module")
+async def workers(session_resources: Resources) -> AsyncIterator[None]:
+    """Both workers and the relay, in this process; they end with the module, whose rows alone they may touch.
+
+    The sweepers, relays and reconcilers beside them act on all that the session's database and Redis hold.
+    """
+    both = [orchestration_worker(session_resources), cognition_worker(session_resources)]
+    async with serving(session_resources, both, relay=True):
         yield
 
 
@@ -225,7 +246,7 @@ async def served(settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 async def api(api_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client with the local tenant's key; no workers run unless `session_workers` is asked for."""
+    """A client with the local tenant's key; no workers run unless the module asks for `workers`."""
     async with httpx.AsyncClient(
         base_url=api_url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30
     ) as client:

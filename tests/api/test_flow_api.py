@@ -45,7 +45,7 @@ async def numbers_until(api: httpx.AsyncClient, url: str, after: int, at_most: i
     return numbers, False
 
 
-@pytest.mark.usefixtures("session_workers")
+@pytest.mark.usefixtures("workers")
 async def test_a_batch_goes_its_whole_way(api: httpx.AsyncClient, batch_id: str) -> None:
     right, wrong, unreadable = [
         (await api.put(f"/v1/batches/{batch_id}/files/{name}", content=content)).json()["file_id"]

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 # the relay beside the workers numbers the events
-pytestmark = pytest.mark.usefixtures("session_workers")
+pytestmark = pytest.mark.usefixtures("workers")
 
 Event = tuple[str, int | None, dict[str, Any]]
 

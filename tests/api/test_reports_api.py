@@ -75,7 +75,7 @@ async def test_the_format_is_the_one_that_is_accepted_first(
 
 
 async def test_criteria_are_added_where_they_are_asked_for(
-    api: httpx.AsyncClient, session_workers: None
+    api: httpx.AsyncClient, workers: None
 ) -> None:
     batch_id = await graded(api, {"a.json": a_submission(), "b.json": b"\xff"})
     async with asyncio.timeout(60):

@@ -18,7 +18,7 @@ NOWHERE = "0197c1de-1111-7000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 async def batch(
-    api: httpx.AsyncClient, session_resources: Resources, session_workers: None
+    api: httpx.AsyncClient, session_resources: Resources, workers: None
 ) -> tuple[str, dict[str, str]]:
     """A batch that has ended in part: its id, and its files' ids by name."""
     batch_id = await graded(api, {"good.json": a_submission(), "bad.json": b"{"})

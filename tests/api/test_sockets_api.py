@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 OpenBatch = Callable[..., Awaitable[str]]
 
 # the relay beside the workers numbers the events
-pytestmark = pytest.mark.usefixtures("session_workers")
+pytestmark = pytest.mark.usefixtures("workers")
 
 
 async def messages_of(socket: ClientConnection) -> tuple[list[dict[str, Any]], int]:

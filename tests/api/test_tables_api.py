@@ -167,7 +167,7 @@ async def test_a_key_is_needed(api_url: str, batch_id: str) -> None:
         assert (await hand_in(stranger, batch_id, TABLE)).status_code == 401
 
 
-@pytest.mark.usefixtures("session_workers")
+@pytest.mark.usefixtures("workers")
 async def test_rows_are_graded_and_a_class_table_handed_in_as_a_file_fails_alone(
     api: httpx.AsyncClient, batch_id: str, settled: Callable[[str], Awaitable[dict[str, Any]]]
 ) -> None:

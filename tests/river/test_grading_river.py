@@ -7,7 +7,7 @@ from tests.builders import a_submission, ended, graded
 
 
 async def test_a_batch_is_graded_and_a_broken_file_fails_alone(
-    api: httpx.AsyncClient, session_resources: Resources, session_workers: None
+    api: httpx.AsyncClient, session_resources: Resources, workers: None
 ) -> None:
     files = {f"student-{n}.json": a_submission() for n in range(5)} | {"broken.json": b"\xff\xfe\x00{"}
     batch_id = await graded(api, files)

@@ -66,10 +66,10 @@ def model_url() -> Iterator[str]:
 
 @pytest.fixture
 async def installation(
-    addresses: Addresses, database_url: str, tmp_path: Path, model_url: str
+    addresses: Addresses, database_url: str, own_redis_url: str, tmp_path: Path, model_url: str
 ) -> AsyncIterator[tuple[Resources, httpx.AsyncClient]]:
     """Workers and API that know the model."""
-    settings = make_settings(addresses, database_url, tmp_path, None)
+    settings = make_settings(addresses, database_url, own_redis_url, tmp_path, None)
     server = CompatibleServer(url=model_url, advisory=True)
     models = ModelSettings(compatible={"small": server}, timeout_seconds=300, max_tokens=300, temperature=0)
     # the model takes both cores: an agent's heartbeat may come late
