@@ -124,9 +124,10 @@ class BatchActivities:
     async def finish_batch(self, input: BatchRef) -> str:
         """gathered → its final state; warms the report's cache."""
         state = await self.runs.finish(input.batch_id)
-        report = await self.results.report(input.tenant_id, input.batch_id)
         try:
-            await self.reports.write(input.batch_id, report)
+            mark = await self.reports.mark(input.batch_id)
+            report = await self.results.report(input.tenant_id, input.batch_id)
+            await self.reports.write(input.batch_id, report, mark=mark)
         except Exception as error:  # noqa: BLE001  # whatever a cache refuses, the batch has ended
             structlog.get_logger("assay.cache").error("report_refused", reason=repr(error)[:500])
         return state

@@ -61,20 +61,23 @@ class PersistActivities:
     @activity.defn
     async def record_results(self, input: PersistInput) -> RecordResult:
         """Results, submission status and event, all or nothing; this step decides."""
+        if input.generation > 1:
+            await self._void(input)
         recorded = await self.assessments.record(input.file_id, input.generation, input.thread_id)
         return RecordResult(**vars(recorded))
 
     @activity.defn
     async def erase_results(self, input: PersistInput) -> None:
         """Undo `record_results`, and say so with an event."""
-        await self.assessments.erase(input.file_id, input.generation, input.reason)
+        await self.assessments.erase(input.file_id, input.generation, input.thread_id, input.reason)
 
     @activity.defn
     async def cache_results(self, input: PersistInput) -> None:
         """Write the results through to the cache; afterwards the entries are right or absent."""
-        results = await self.results.of_submission(input.file_id)
         try:
-            await self.cache.write(input.file_id, results)
+            mark = await self.cache.mark(input.file_id)
+            results = await self.results.of_submission(input.file_id)
+            await self.cache.write(input.file_id, results, mark)
         except RedisUnavailable:
             return  # absent: readers go to Postgres
         except Unavailable:
@@ -85,11 +88,7 @@ class PersistActivities:
     @activity.defn
     async def evict_results(self, input: PersistInput) -> None:
         """Undo `cache_results`."""
-        results = await self.results.of_submission(input.file_id)
-        try:
-            await self.cache.forget(input.file_id, [each["question_id"] for each in results])
-        except RedisUnavailable:
-            return  # gone with the server, or expired within the hour
+        await self._void(input)
 
     @activity.defn
     async def ring_bell(self, input: PersistInput) -> None:
@@ -133,6 +132,13 @@ class PersistActivities:
         """The saga's file waits for a human, as a step could not be undone."""
         await self.assessments.flag_saga(input.file_id, input.generation, input.reason)
         await self._ring_quietly()
+
+    async def _void(self, input_: PersistInput) -> None:
+        """Whatever is cached of the submission, or is on its way there, is believed no more."""
+        try:
+            await self.cache.mark(input_.file_id)
+        except RedisUnavailable:
+            return  # gone with the server, or expired within the hour
 
     async def _count_in(self, input_: FailureInput) -> None:
         try:

@@ -12,6 +12,7 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from langsmith import tracing_context
 
+from agents.boundary import Boundary, Heard, refusal_of
 from agents.grading.graph import GradingGraph, build_graph
 from agents.grading.state import (
     Context,
@@ -25,9 +26,13 @@ from domain.assessment import Assessment
 from domain.batch import AgentState
 from domain.completion import DEFAULT_MAX_TOKENS, Fence
 from domain.errors import AgentDrained, CorruptCheckpoint
+from domain.external_events import Outside
+from domain.identity import WorkflowRef
 from domain.ports import AgentOutcome, AgentRun, Clock, Models
 
 DEFAULT_MAX_PARALLEL = 8
+#: of the events that a graph has heard; all of them are in its state
+EVENTS_SHOWN = 20
 
 Saver = BaseCheckpointSaver[Any]
 #: what `astream` yields for several modes, which LangGraph's types do not tell
@@ -45,8 +50,10 @@ class GradingSession:
         clock: Clock,
         max_parallel: int = DEFAULT_MAX_PARALLEL,
         max_tokens: int = DEFAULT_MAX_TOKENS,
+        outside: Outside | None = None,
     ) -> None:
         self._models = models
+        self._outside = outside
         self._open_saver = open_saver
         self._clock = clock
         self._max_parallel = max_parallel
@@ -62,7 +69,10 @@ class GradingSession:
         on_restart: Callable[[str], None],
         draining: Callable[[], bool],
     ) -> AgentOutcome:
-        """Grade; raises `AgentDrained` when it stopped because `draining` asked for it."""
+        """Grade; raises `AgentDrained` when it stopped because `draining` asked for it.
+
+        Raises `BudgetExhausted` when it stopped as the batch is paused.
+        """
         saver = self._open_saver(run.epoch)
         narrator = _Narrator(run, on_state, self._clock)
         restarted = False
@@ -77,18 +87,26 @@ class GradingSession:
         else:
             # copying costs 0.03 ms, compiling 4 ms
             graph = self._graph.copy({"checkpointer": saver})
-            control = _Draining(draining)
-            await self._advance(graph, run, narrator, control, fresh=checkpoint is None)
+            boundary = Boundary(self._outside, WorkflowRef(run.payer.batch_id, run.file_id, run.generation))
+            control = _Draining(lambda: draining() or boundary.stopped_by is not None)
+            await self._advance(graph, run, boundary, narrator, control, fresh=checkpoint is None)
         return AgentOutcome(narrator.assessment(), narrator.state, restarted)
 
     async def _advance(
-        self, graph: GradingGraph, run: AgentRun, narrator: "_Narrator", control: RunControl, *, fresh: bool
+        self,
+        graph: GradingGraph,
+        run: AgentRun,
+        boundary: Boundary,
+        narrator: "_Narrator",
+        control: RunControl,
+        *,
+        fresh: bool,
     ) -> None:
         """Run the graph from its input or its checkpoint to the end."""
         events = graph.astream(
             initial_state(run) if fresh else None,
             _config(run),
-            context=self._context(run),
+            context=self._context(run, boundary),
             stream_mode=["updates", "checkpoints"],
             durability="sync",
             control=control,
@@ -101,9 +119,11 @@ class GradingSession:
                     async for mode, data in stream:
                         narrator.hear(mode, data)
         except GraphDrained as drained:
+            if boundary.stopped_by is not None:
+                raise refusal_of(boundary.stopped_by) from drained
             raise AgentDrained(f"Thread {run.thread_id} stopped after {narrator.state.node}.") from drained
 
-    def _context(self, run: AgentRun) -> Context:
+    def _context(self, run: AgentRun, boundary: Boundary) -> Context:
         return Context(
             exam=run.exam,
             answers=run.answers,
@@ -119,6 +139,7 @@ class GradingSession:
             max_tokens=self._max_tokens,
             fence=Fence(run.thread_id, run.epoch),
             trace_id=run.trace_id,
+            boundary=boundary,
         )
 
 
@@ -209,8 +230,13 @@ class _Narrator:
             stage="done" if done else _STAGES.get(node, "grading"),
             percentage=100.0 if done else self._percentage(),
             updated_at=self.clock.now().isoformat(),
+            external_events=[each["event_id"] for each in self._heard()[-EVENTS_SHOWN:]],
         )
         self.on_state(self.state)
+
+    def _heard(self) -> list[Heard]:
+        heard: Mapping[str, Heard] = self.values.get("external_events", {})
+        return sorted(heard.values(), key=lambda each: each["received_at"])
 
     def _percentage(self) -> float:
         # adding up counts as one more question: 100 is for the finished thread alone

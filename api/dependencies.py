@@ -39,6 +39,7 @@ from domain.ports import (
     ThreadHistory,
     TokenRatios,
 )
+from domain.uploads import ResumableUploads
 
 MAX_ID_LENGTH = 100
 
@@ -124,6 +125,7 @@ class Services:
     locks: Locks
     idempotency_keys: IdempotencyKeys
     objects: Objects
+    resumable_uploads: ResumableUploads
     bell: ProgressBell
     orchestrator: Orchestrator
     agent_states: AgentStates

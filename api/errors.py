@@ -1,7 +1,8 @@
 """The translator from conditions to HTTP: a status and a problem document (RFC 9457)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -158,6 +159,23 @@ def answer_defect(scope: Scope, error: Exception) -> ProblemResponse:
     return ProblemResponse(_document(500, "internal_error", _INTERNAL, trace_id_of(scope)), 500)
 
 
+class Carried(HTTPException):
+    """A condition on its way through a library that swallows, or changes, every other exception."""
+
+    def __init__(self, error: AssayError) -> None:
+        super().__init__(status_of(type(error)), error.message)
+        self.error = error
+
+    @classmethod
+    @contextmanager
+    def errors(cls) -> Iterator[None]:
+        """Carry the conditions that the block raises."""
+        try:
+            yield
+        except AssayError as error:
+            raise cls(error) from error
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Make every error of the app a problem document."""
     app.add_exception_handler(AssayError, _answer_condition)
@@ -227,6 +245,8 @@ async def _answer_validation(request: Request, error: Exception) -> Response:
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error, Carried):
+        return answer_error(request.scope, error.error)
     code = _ROUTE_CODES.get(error.status_code, f"http_{error.status_code}")
     detail = error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:

@@ -266,8 +266,9 @@ async def _rebuild(services: Services, tenant_id: str, batch_id: str) -> Mapping
             cached = await services.report_cache.read(batch_id)
             if cached is not None and cached.keys() >= Report.model_fields.keys():
                 return cached
+            mark = await services.report_cache.mark(batch_id)
             report = await services.results.report(tenant_id, batch_id)
-            await services.report_cache.write(batch_id, report, fence=lease.fence)
+            await services.report_cache.write(batch_id, report, mark=mark, fence=lease.fence)
             return report
     except LockTimeout:
         # the lock saves work, and nobody's answer depends on it

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.dependencies import Reader, Services, ServicesOf, Submitter, check_id
 from api.errors import problems
@@ -37,6 +37,7 @@ class SubmissionState(BaseModel):
                     "stage": "grading",
                     "percentage": 50.0,
                     "updated_at": "2026-01-02T03:05:06+00:00",
+                    "external_events": ["disk-7-replaced"],
                 }
             ]
         }
@@ -52,6 +53,7 @@ class SubmissionState(BaseModel):
     stage: str
     percentage: float
     updated_at: str
+    external_events: list[str] = Field(description="Ids of the newest events that the agent has heard of.")
 
 
 @router.get(

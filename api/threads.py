@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.dependencies import Reader, ServicesOf, check_id
 from api.errors import problems
@@ -25,6 +25,8 @@ _CHECKPOINT: dict[str, Any] = {
     "is_delta": True,
     "is_compressed": False,
     "base_checkpoint_id": "1f0e2a3b-0000-6000-8002-000000000000",
+    "forked_thread_id": None,
+    "forked_checkpoint_id": None,
 }
 
 CheckpointId = Annotated[
@@ -57,6 +59,8 @@ class CheckpointView(BaseModel):
     is_delta: bool
     is_compressed: bool
     base_checkpoint_id: str | None
+    forked_thread_id: str | None = Field(description="The thread that this one began as a copy of, if any.")
+    forked_checkpoint_id: str | None = Field(description="Up to which of its checkpoints.")
 
     @classmethod
     def of(cls, checkpoint: SavedCheckpoint) -> Self:

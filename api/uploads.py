@@ -178,9 +178,9 @@ async def _statement(
     _check_utf8(request)
     return Statement(
         name=check_name(name),
-        sha256=_check_digest(sha256 or sha256_header),
+        sha256=check_digest(sha256 or sha256_header),
         size_bytes=size,
-        vehicle_id=_check_text("vehicle_id", vehicle_id),
+        vehicle_id=check_text("vehicle_id", vehicle_id),
         vin=vin,
         overwrite=overwrite,
     )
@@ -243,7 +243,7 @@ async def post_files(
     """The stored files."""
     if idempotency_key is not None:
         check_key(idempotency_key)
-    common = Statement("", vehicle_id=_check_text("vehicle_id", vehicle_id), vin=vin, overwrite=overwrite)
+    common = Statement("", vehicle_id=check_text("vehicle_id", vehicle_id), vin=vin, overwrite=overwrite)
     batch_id = check_id("batch", batch_id)
     stored: list[StoredUpload] = []
     try:
@@ -280,7 +280,7 @@ async def store_upload(
     try:
         await services.objects.rename(landing, key)
     except BaseException:
-        await _discard(services, landing, key)
+        await discard(services, landing, key)
         raise
     upload = Upload(
         file_id=file_id,
@@ -314,16 +314,17 @@ async def _record(
             # the commit may have happened: an object without a row is waste, a row without one is a loss
             log.warning("upload_in_doubt", object_key=upload.object_key, code=error.code)
         else:
-            await _discard(services, upload.object_key)
+            await discard(services, upload.object_key)
         raise
     if stored.file.object_key != upload.object_key:
-        await _discard(services, upload.object_key)
+        await discard(services, upload.object_key)
     if stored.replaced_object_key not in (None, stored.file.object_key):
-        await _discard(services, str(stored.replaced_object_key))
+        await discard(services, str(stored.replaced_object_key))
     return stored
 
 
-async def _discard(services: Services, *keys: str) -> None:
+async def discard(services: Services, *keys: str) -> None:
+    """Remove objects that nothing refers to; a store that does not answer keeps them for the sweeper."""
     for key in keys:
         try:
             await services.objects.delete(key)
@@ -340,7 +341,7 @@ def _part_statement(part: Part, common: Statement) -> Statement:
         )
     return Statement(
         name=check_name(head.file_name),
-        sha256=_check_digest(head.headers.get(DIGEST_HEADER.lower())),
+        sha256=check_digest(head.headers.get(DIGEST_HEADER.lower())),
         vehicle_id=common.vehicle_id,
         vin=common.vin,
         overwrite=common.overwrite,
@@ -358,17 +359,19 @@ def check_name(name: str) -> str:
         raise InvalidInput(
             f"name: {len(name)} characters; between 1 and {MAX_NAME_LENGTH} are possible.", field="name"
         )
-    return _check_text("name", name)
+    return check_text("name", name)
 
 
-def _check_text(name: str, text: str) -> str:
+def check_text(name: str, text: str) -> str:
+    """The text, if it is plain; raises `InvalidInput`."""
     try:
         return plain_text(text)
     except ValueError as error:
         raise InvalidInput(f"{name}: {error}; send text without control characters.", field=name) from error
 
 
-def _check_digest(digest: str | None) -> str | None:
+def check_digest(digest: str | None) -> str | None:
+    """The digest, if it can be a SHA-256 in hex; raises `InvalidInput`."""
     if digest is not None and not _SHA256.fullmatch(digest):
         raise InvalidInput("sha256: expected 64 hexadecimal digits.", field="sha256")
     return digest

@@ -52,6 +52,24 @@ class Batch:
     failure_code: str | None = None
     #: how often it has been resumed after a pause
     resumptions: int = 0
+    #: the batch that its baseline stood for when it was opened
+    baseline_batch_id: str | None = None
+
+
+@dataclass(frozen=True)
+class LogFigures:
+    """What is known of a log that was parsed, in figures; `incomplete` says what was not read, and why."""
+
+    format: str
+    lines: int
+    parsed_lines: int
+    expanded_bytes: int
+    templates: int
+    signals: int
+    levels: dict[str, int]
+    first_at: str = ""
+    last_at: str = ""
+    incomplete: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,8 @@ class StoredFile:
     score: float | None = None
     max_score: float | None = None
     needs_review: bool = False
+    #: of a log, once it is parsed
+    log: LogFigures | None = None
 
 
 @dataclass
@@ -171,11 +191,15 @@ class EventType(StrEnum):
     UPLOAD_COMPLETED = "UploadCompleted"
     STATUS_CHANGED = "StatusChanged"
     FILE_SCATTERED = "FileScattered"
+    FILE_PARSED = "FileParsed"
     FILE_ASSESSED = "FileAssessed"
     ASSESSMENT_RETRACTED = "AssessmentRetracted"
     AGENT_RESTARTED = "AgentRestarted"
     ALL_FILES_SCATTERED = "AllFilesScattered"
     ALL_FILES_GATHERED = "AllFilesGathered"
+    DIAGNOSIS_COMPLETED = "DiagnosisCompleted"
+    DIAGNOSIS_RETRACTED = "DiagnosisRetracted"
+    DIAGNOSIS_FAILED = "DiagnosisFailed"
     REPORT_READY = "ReportReady"
 
 
@@ -189,3 +213,5 @@ class AgentState:
     stage: str = "queued"
     percentage: float = 0.0
     updated_at: str = ""
+    #: ids of the newest events from outside that its graph has heard, oldest first
+    external_events: list[str] = field(default_factory=list)

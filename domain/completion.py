@@ -5,12 +5,18 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from domain.documents import encode
 from domain.errors import ModelRefused, UnknownModel
 from domain.exam import Question
 from domain.identity import ClientStep, LogicalStep
 
+if TYPE_CHECKING:
+    from domain.diagnosis import Case
+
+#: the model that comes along: rules and arithmetic, no key
+EMBEDDED_MODEL = "local"
 PROVIDER_SEPARATOR = ":"
 #: what a reply may have at most where the request does not say
 DEFAULT_MAX_TOKENS = 2_000
@@ -96,11 +102,11 @@ OnChunk = Callable[[Sequence[Mapping[str, Any]]], Awaitable[None]]
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A call to a model by name: an answer to grade, or a chat of an outside caller.
+    """A call to a model by name: an answer to grade, a batch of logs to diagnose, or an outside caller's chat.
 
     To grade, the material stands beside the messages: the embedded model reads `question` and `answer` as
     they are, an upstream for large models sends `messages` and asks for `schema`. `answer` is student text:
-    data, never instruction. A chat has `chat` and none of these.
+    data, never instruction. To diagnose, it is `case`. A chat has `chat` and none of these.
     """
 
     step: LogicalStep | ClientStep
@@ -108,6 +114,7 @@ class CompletionRequest:
     model: str
     question: Question | None = None
     answer: str = ""
+    case: "Case | None" = None
     #: quotes of the reply before that do not stand in the answer, by criterion id
     missing_quotes: dict[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
@@ -140,13 +147,19 @@ class CompletionRequest:
         assert isinstance(self.step, LogicalStep)  # only a chat is an outside caller's
         content = {
             "template": self.template,
-            "rubric": self.graded().rubric_hash(),
-            "input": hashlib.sha256(self.answer.encode()).hexdigest(),
+            **self._material(),
             "reader": self.step.reader,
             "model": self.model,
             "max_tokens": self.max_tokens,
         }
         return _digest(content)
+
+    def _material(self) -> dict[str, str]:
+        """What the reply is about, by digests."""
+        if self.case is not None:
+            return {"case": hashlib.sha256(encode(self.case)).hexdigest()}
+        answer = hashlib.sha256(self.answer.encode()).hexdigest()
+        return {"rubric": self.graded().rubric_hash(), "input": answer}
 
     def graded(self) -> Question:
         """The question whose answer is to be graded; raises `ModelRefused` for a chat."""

@@ -1,6 +1,5 @@
 """Domain values as JSON documents in the object store, checked on their way in."""
 
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,9 +38,14 @@ def from_plain(kind: type[Value], data: object) -> Value:
     return value
 
 
-@cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        # making one costs milliseconds
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 def _invalid(kind: type[Any], error: ValidationError) -> DocumentInvalid:

@@ -50,6 +50,7 @@ AssayError
 ├── EpochSuperseded           a newer attempt owns the thread; this one must not write
 ├── AgentDrained              the worker shuts down; the next attempt resumes
 ├── SagaStepRefused           a saga step met an error that is not unreachability
+│   └── SagaCompleted         a saga that has completed is not undone any more
 ├── CompensationFailed        a saga's step could not be undone; a human should look
 └── Defect                    our own mistake
 ```
@@ -466,6 +467,12 @@ class SagaStepRefused(AssayError):
 
     code = "saga_step_refused"
     expected = False
+
+
+class SagaCompleted(SagaStepRefused):
+    """A saga that has completed is not undone any more: what it made official stays."""
+
+    code = "saga_completed"
 
 
 class CompensationFailed(AssayError):

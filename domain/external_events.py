@@ -3,16 +3,20 @@
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
+from domain.batch import Pause
 from domain.errors import InvalidInput, LimitExceeded
 from domain.identity import WorkflowRef
+from domain.states import BatchState
 
 MAX_DATA_BYTES = 32 * 1024
+#: longer data is not repeated in the state of a graph: it stays in Postgres, under the event's id
+MAX_STATE_DATA_BYTES = 4 * 1024
 #: events of one workflow that are stored; each is a signal in its history
 MAX_EVENTS = 1_000
 #: as what a human says with `POST /v1/submissions/{id}/retry`
@@ -128,4 +132,37 @@ class EventChannel(Protocol):
 
     async def publish(self, workflow_id: str, event: ExternalEvent) -> None:
         """Publish it, if that is possible."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeardEvent:
+    """An event as a running agent hears of it; `data` is JSON, `None` where it is too long for a state."""
+
+    event_id: str
+    type: str
+    data: str | None
+    received_at: str
+
+
+@dataclass(frozen=True)
+class News:
+    """What goes on outside a running agent: how its batch stands, and the events it has not heard of.
+
+    `changed_at` orders what is said of the batch.
+    """
+
+    batch_state: BatchState
+    resumptions: int
+    limit_nanodollars: int | None
+    changed_at: str
+    pause: Pause | None = None
+    events: tuple[HeardEvent, ...] = ()
+
+
+class Outside(Protocol):
+    """What a running agent can learn of the world between two steps (G2.2)."""
+
+    async def news(self, workflow: WorkflowRef, heard: Collection[str]) -> News | None:
+        """How the batch stands, with the file's events but for those ids; `None` for one that is gone."""
         ...

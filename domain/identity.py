@@ -27,6 +27,11 @@ def file_workflow_id(batch_id: str, file_id: str, generation: int) -> str:
     return f"{batch_workflow_id(batch_id, generation)}/file/{file_id}"
 
 
+def diagnosis_workflow_id(batch_id: str, generation: int) -> str:
+    """The id of the workflow that diagnoses a batch in one generation."""
+    return f"{batch_workflow_id(batch_id, generation)}/diagnosis"
+
+
 @dataclass(frozen=True)
 class WorkflowRef:
     """Which batch's or file's workflow an id names, and of which generation."""
@@ -55,6 +60,26 @@ class WorkflowRef:
 def object_key(tenant_id: str, batch_id: str, file_id: str, sha256: str) -> str:
     """Where a file's bytes are; made of ids alone, so that no path ever comes from a name."""
     return f"{tenant_id}/{batch_id}/{file_id}/{sha256}"
+
+
+def parsed_log_key(tenant_id: str, batch_id: str, file_id: str, generation: int) -> str:
+    """Where a log's parser writes what it found; who comes later writes over it."""
+    return f"{tenant_id}/{batch_id}/{file_id}/g{generation}/proposed"
+
+
+def recorded_log_key(tenant_id: str, batch_id: str, file_id: str, generation: int, sha256: str) -> str:
+    """Where the document of a parsed log is kept once it is recorded."""
+    return f"{tenant_id}/{batch_id}/{file_id}/g{generation}/parsed/{sha256}"
+
+
+def summary_key(tenant_id: str, batch_id: str, generation: int, sha256: str) -> str:
+    """Where the summary of a gathered batch is."""
+    return f"{tenant_id}/{batch_id}/g{generation}/summary/{sha256}"
+
+
+def diagnosis_saga_id(batch_id: str, generation: int) -> str:
+    """The id of the saga that makes one diagnosis official."""
+    return f"{batch_id}/g{generation}/diagnosis"
 
 
 def saga_id(file_id: str, generation: int) -> str:

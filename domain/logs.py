@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from domain.states import FileState
+
 #: what a document of a parsed log says it is; a reader refuses others
 PARSED_LOG_VERSION = 1
 #: stands where lines of one template differ
@@ -106,6 +108,18 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """One stretch of time, as a chart has it: lines by level from `at` on; stretches without lines are none.
+
+    `at` is RFC 3339. `domain.timelines.Timeline` makes them, in stretches as wide as they have to be.
+    """
+
+    at: str
+    lines: int
+    levels: dict[Level, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ParsedLog:
     """What parsing found in one log; the document that a worker of the queue `parsing` writes (B3.3).
 
@@ -127,6 +141,8 @@ class ParsedLog:
     incomplete: str = ""
     #: who parsed it, such as `assay/1`
     parser: str = ""
+    #: the lines that have a time, at most `domain.timelines.MAX_MOMENTS`; empty from a worker that counts none
+    timeline: tuple[Moment, ...] = ()
     version: int = PARSED_LOG_VERSION
 
     @property
@@ -168,4 +184,55 @@ class LogLines(Protocol):
 
     def read(self, log: LogFile) -> AsyncIterator[LogLine]:
         """All lines, unpacked and decoded as parsing sees them."""
+        ...
+
+
+# --- the way of a log through its batch -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogStart:
+    """A run of a log's workflow begins."""
+
+    file_id: str
+    generation: int
+    workflow_id: str
+    run_id: str
+    first_execution_run_id: str
+
+
+@dataclass(frozen=True)
+class QueuedLog:
+    """Where a log's bytes are; `state` is final where it had ended before."""
+
+    name: str
+    object_key: str
+    size_bytes: int
+    state: FileState
+
+
+@dataclass(frozen=True)
+class KeptLog:
+    """Where the document of a parsed log is kept."""
+
+    parsed_key: str
+    parsed_sha256: str
+
+
+class Logs(Protocol):
+    """Logs on their way to being parsed; each repetition is a no-op."""
+
+    async def begin(self, start: LogStart) -> QueuedLog:
+        """Mark the log running, unless it has ended; where its bytes are. Raises `NotFound`."""
+        ...
+
+    async def record(self, file_id: str, generation: int, kept: KeptLog, parsed: ParsedLog) -> None:
+        """The log's figures, its final state and its event, in one transaction.
+
+        Raises `SagaStepRefused` for a file that has ended otherwise.
+        """
+        ...
+
+    async def parsed(self, batch_id: str) -> list[tuple[LogFile, str]]:
+        """The batch's parsed logs in the order of their ordinals, each with its document's SHA-256."""
         ...

@@ -277,12 +277,21 @@ class ReportCache(Protocol):
         """The cached report, or `None` (also when Redis is gone)."""
         ...
 
-    async def write(self, batch_id: str, report: Mapping[str, Any], *, fence: int | None = None) -> None:
-        """Cache the report, if that is possible; with a fence only where none is that had a newer one."""
+    async def mark(self, batch_id: str) -> int | None:
+        """What a report is written with that is read from now on; `None` when Redis is gone."""
+        ...
+
+    async def write(
+        self, batch_id: str, report: Mapping[str, Any], *, mark: int | None, fence: int | None = None
+    ) -> None:
+        """Cache the report, if that is possible and it was not forgotten since the mark was taken.
+
+        With a fence only where none is that had a newer one.
+        """
         ...
 
     async def forget(self, batch_id: str) -> None:
-        """Drop the cached report, if that is possible."""
+        """Drop the cached report, if that is possible; one that is being rebuilt now is not cached."""
         ...
 
 
@@ -437,8 +446,11 @@ class Assessments(Protocol):
         """Results, submission status, saga row and outbox event in one transaction."""
         ...
 
-    async def erase(self, file_id: str, generation: int, reason: str) -> None:
-        """Undo `record`, with an `AssessmentRetracted` event."""
+    async def erase(self, file_id: str, generation: int, thread_id: str, reason: str) -> None:
+        """Undo `record`, with an `AssessmentRetracted` event.
+
+        Raises `SagaCompleted`, and `EpochSuperseded` for a run whose file has another by now.
+        """
         ...
 
     async def finish(self, file_id: str, generation: int) -> None:
@@ -524,18 +536,24 @@ class Resumptions(Protocol):
 
 
 class ResultCache(Protocol):
-    """Hot results of one submission (G3.5)."""
+    """Hot results of one submission (G3.5): those of its newest mark, and no older ones."""
 
-    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]]) -> None:
-        """Cache each question's result for an hour; raises `RedisUnavailable` or the driver's refusal."""
+    async def mark(self, submission_id: str) -> int:
+        """Void what is cached, and what others are about to cache; raises `RedisUnavailable`.
+
+        Results are read between this and `write`: then they are no older than what they replace.
+        """
+        ...
+
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: int) -> None:
+        """Cache each question's result for an hour, if the mark is still the newest.
+
+        Raises `RedisUnavailable` or the driver's refusal.
+        """
         ...
 
     async def read(self, submission_id: str, question_ids: Sequence[str]) -> list[dict[str, Any]] | None:
-        """All of them, or `None` if one is missing or Redis is gone."""
-        ...
-
-    async def forget(self, submission_id: str, question_ids: Sequence[str]) -> None:
-        """Drop them; raises `RedisUnavailable`."""
+        """All of them, or `None` if one is missing or void, or Redis is gone."""
         ...
 
 

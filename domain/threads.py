@@ -48,6 +48,9 @@ class SavedCheckpoint:
     is_delta: bool
     is_compressed: bool
     base_checkpoint_id: str | None
+    #: what its thread began as a copy of, if it is a fork's
+    forked_thread_id: str | None = None
+    forked_checkpoint_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from db.postgres.reports import PostgresResults
 from db.postgres.reruns import PostgresReruns
 from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresTenants
 from db.postgres.thread_history import PostgresThreadHistory
+from db.postgres.uploads import PostgresResumableUploads
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
 from db.redis.workflow_events import RedisWorkflowEvents
@@ -62,6 +63,7 @@ def services(
         locks=resources.locks,
         idempotency_keys=PostgresIdempotencyKeys(postgres),
         objects=resources.objects,
+        resumable_uploads=PostgresResumableUploads(postgres),
         bell=RedisProgressBell(resources.hub),
         orchestrator=orchestrator,
         agent_states=StoredAgentStates(RedisStatePublisher(redis), postgres),

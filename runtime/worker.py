@@ -24,7 +24,7 @@ from activities.pauses import PauseActivities
 from activities.persist import PersistActivities
 from db.postgres.batches import PostgresBatchRuns
 from db.postgres.exams import PostgresExams
-from db.postgres.external_events import PostgresExternalEvents
+from db.postgres.external_events import PostgresExternalEvents, PostgresOutside
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
 from db.postgres.locks import PostgresFences
 from db.postgres.pauses import PostgresPauses
@@ -223,6 +223,7 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
             clock=resources.clock,
             max_parallel=resources.settings.worker.max_parallel_calls,
             max_tokens=resources.settings.models.max_tokens,
+            outside=PostgresOutside(resources.postgres),
         ),
         states=RedisStatePublisher(resources.redis),
     )

@@ -92,7 +92,7 @@ async def add_file(resources: Resources, batch_id: str, name: str, content: byte
     return (await made.batches.add_file("local", batch_id, upload, overwrite=False)).file.id
 
 
-async def ended(resources: Resources, batch_id: str, *, within_seconds: float = 60) -> Batch:
+async def ended(resources: Resources, batch_id: str, *, within_seconds: float = 120) -> Batch:
     """The batch once it is in a final state."""
     made = services(resources)
     async with asyncio.timeout(within_seconds):

@@ -15,14 +15,14 @@ with workflow.unsafe.imports_passed_through():
     from activities.pauses import PauseActivities, PauseInput
     from activities.persist import FailureInput, PersistActivities, PersistInput, RecordResult
     from domain.batch import AgentState, Pause
-    from domain.errors import BudgetExhausted, CheckpointNotSaved
+    from domain.errors import BudgetExhausted, CheckpointNotSaved, SagaCompleted
     from domain.external_events import RETRY, ExternalEvent
     from domain.timings import Timings
 
 from workflows.attributes import NEEDS_INTERVENTION, STAGE
 from workflows.events import ReceivedEvents
 from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT
-from workflows.saga import Saga, details_of, durably, failure_of, promptly
+from workflows.saga import Saga, details_of, failure_of, file_step, promptly
 from workflows.signals import tell
 
 
@@ -138,7 +138,7 @@ class GradingWorkflow:
     async def _need_intervention(self, input_: GradingInput, code: str, message: str) -> None:
         """Show that a human is needed, and wait until one says that it may go on (G2.7)."""
         retries = self._retries
-        await durably(PersistActivities.flag_file, self._failure(input_, code, message))
+        await file_step(PersistActivities.flag_file, self._failure(input_, code, message))
         await self._wait_for_human(retries)
 
     async def _wait_for_human(self, retries: int) -> None:
@@ -151,7 +151,7 @@ class GradingWorkflow:
         self._note(replace(self._agent, stage=stage, updated_at=""))
 
     async def _pause(self, input_: GradingInput, pause: Pause) -> None:
-        resumptions = await durably(
+        resumptions = await file_step(
             PauseActivities.pause_file,
             PauseInput(
                 input_.tenant_id, input_.batch_id, input_.file_id, input_.generation, pause, input_.trace_id
@@ -208,42 +208,48 @@ class GradingWorkflow:
         saga = Saga()
         try:
             recorded = await saga.step(
-                durably(PersistActivities.record_results, argument),
-                undo=lambda: durably(PersistActivities.erase_results, argument),
+                file_step(PersistActivities.record_results, argument),
+                undo=lambda: file_step(PersistActivities.erase_results, argument),
             )
             await saga.step(
                 promptly(PersistActivities.cache_results, argument),
-                undo=lambda: durably(PersistActivities.evict_results, argument),
+                undo=lambda: file_step(PersistActivities.evict_results, argument),
             )
             await saga.step(
                 promptly(PersistActivities.ring_bell, argument),
-                undo=lambda: durably(PersistActivities.ring_retraction, argument),
+                undo=lambda: file_step(PersistActivities.ring_retraction, argument),
             )
         except FailureError as error:
             argument.reason = ": ".join(failure_of(error))
-            await self._compensate(saga, argument)
-            raise
+            if await self._is_undone(saga, argument):
+                raise
         return recorded
 
-    async def _compensate(self, saga: Saga, argument: PersistInput) -> None:
-        """Undo the steps; one that cannot be undone waits for a human and is tried again when told (G4.4)."""
+    async def _is_undone(self, saga: Saga, argument: PersistInput) -> bool:
+        """Undo the steps, unless the last one had completed the saga without this workflow hearing of it.
+
+        A step that cannot be undone waits for a human, and is tried again when told (G4.4).
+        """
         while True:
             retries = self._retries
             try:
-                return await saga.compensate()
+                await saga.compensate()
+                return True
             except FailureError as error:
+                if failure_of(error)[0] == SagaCompleted.code:
+                    return False
                 reason = f"{argument.reason}; then, undoing it: {': '.join(failure_of(error))}"
-                await durably(PersistActivities.flag_saga, replace(argument, reason=reason))
+                await file_step(PersistActivities.flag_saga, replace(argument, reason=reason))
                 await self._wait_for_human(retries)
 
     async def _fail_file(self, input_: GradingInput, error: FailureError) -> GradingResult:
         code, message = failure_of(error)
-        await durably(PersistActivities.fail_file, self._failure(input_, code, message))
+        await file_step(PersistActivities.fail_file, self._failure(input_, code, message))
         self._end("failed", f"**Failed**: `{code}`: {message}")
         return GradingResult("failed", code)
 
     async def _cancel_file(self, input_: GradingInput) -> None:
-        await durably(PersistActivities.cancel_file, self._failure(input_, "", ""))
+        await file_step(PersistActivities.cancel_file, self._failure(input_, "", ""))
 
     def _failure(self, input_: GradingInput, code: str, message: str) -> FailureInput:
         return FailureInput(

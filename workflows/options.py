@@ -11,7 +11,10 @@ REPORTS_PER_BATCH = 4_000
 #: a window reports to its batch at most once in this time
 REPORT_INTERVAL = timedelta(seconds=2)
 
-#: a state change is one small transaction; a longer one means that Postgres hangs
+#: one file's state change is one small transaction of milliseconds, and idempotent: a worker that died with it
+#: is noticed after this time, and so is a Postgres that hangs; twice what a full pool lets a step wait (5 s)
+FILE_STEP_TIMEOUT = timedelta(seconds=10)
+#: a batch's one may write 100,000 rows, or compute a report of them
 STEP_TIMEOUT = timedelta(seconds=60)
 #: a step waits for Postgres as long as an operator may need to bring it back
 STEP_DEADLINE = timedelta(hours=24)

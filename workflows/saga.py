@@ -1,12 +1,20 @@
 """Sagas: steps in order, each beside its compensation; on failure undone, last first."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
-from workflows.options import PROMPT_RETRY, PROMPT_TIMEOUT, STEP_DEADLINE, STEP_RETRY, STEP_TIMEOUT
+from workflows.options import (
+    FILE_STEP_TIMEOUT,
+    PROMPT_RETRY,
+    PROMPT_TIMEOUT,
+    STEP_DEADLINE,
+    STEP_RETRY,
+    STEP_TIMEOUT,
+)
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -30,15 +38,22 @@ class Saga:
             self._compensations.pop()
 
 
-def durably(action: Callable[..., Awaitable[Result]], argument: object) -> Awaitable[Result]:
-    """Run a step as a normal activity, tried again until the world answers."""
+def durably(
+    action: Callable[..., Awaitable[Result]], argument: object, *, timeout: timedelta = STEP_TIMEOUT
+) -> Awaitable[Result]:
+    """Run a step as a normal activity, tried again until the world answers; `timeout` is one try's."""
     return workflow.execute_activity_method(
         action,
         argument,
-        start_to_close_timeout=STEP_TIMEOUT,
+        start_to_close_timeout=timeout,
         schedule_to_close_timeout=STEP_DEADLINE,
         retry_policy=STEP_RETRY,
     )
+
+
+def file_step(action: Callable[..., Awaitable[Result]], argument: object) -> Awaitable[Result]:
+    """Run a quick step of one file durably."""
+    return durably(action, argument, timeout=FILE_STEP_TIMEOUT)
 
 
 async def promptly(action: Callable[..., Awaitable[Result]], argument: object) -> Result:
@@ -54,7 +69,7 @@ async def promptly(action: Callable[..., Awaitable[Result]], argument: object) -
     except FailureError as error:
         if is_refusal(error) or is_cancelled_exception(error):
             raise
-        return await durably(action, argument)
+        return await file_step(action, argument)
 
 
 def is_refusal(error: FailureError) -> bool:

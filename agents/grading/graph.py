@@ -8,6 +8,9 @@ supervisor ─┬─ closed_question ─┐
                  ▲                       │  a quote that is not in the answer, once a question
                  └───────────────────────┘
 ```
+
+Between two steps the graph hears what has happened outside; `supervisor` and `check_evidence` run again
+where a paused batch lets no call begin.
 """
 
 from typing import Any
@@ -25,11 +28,12 @@ def build_graph() -> GradingGraph:
     """The graph, compiled without a saver: every run brings its own."""
     specialists = (CLOSED_SPECIALIST, *OPEN_SPECIALISTS)
     builder: StateGraph[GradingState, Context, Any, Any] = StateGraph(GradingState, Context)
-    builder.add_node("supervisor", supervisor, destinations=specialists)
+    builder.add_node("supervisor", supervisor, destinations=(*specialists, "supervisor"))
     builder.add_node(CLOSED_SPECIALIST, closed_question)
     for specialist in OPEN_SPECIALISTS:
         builder.add_node(specialist, open_question(specialist))
-    builder.add_node("check_evidence", check_evidence, destinations=(*OPEN_SPECIALISTS, "sum_points"))
+    checked = (*OPEN_SPECIALISTS, "check_evidence", "sum_points")
+    builder.add_node("check_evidence", check_evidence, destinations=checked)
     builder.add_node("sum_points", sum_totals)
     builder.add_edge(START, "supervisor")
     for specialist in specialists:

@@ -13,6 +13,7 @@ from agents.grading.rendering import Fault, quotes_fault, render_request
 from agents.grading.replies import fault_of, read_completion
 from agents.grading.state import (
     CLOSED_SPECIALIST,
+    OPEN_SPECIALISTS,
     Context,
     Entry,
     GradingState,
@@ -32,6 +33,7 @@ from domain.assessment import (
     review_reasons,
     sum_points,
 )
+from domain.batch import Pause
 from domain.completion import CompletionReply, FinishReason
 from domain.errors import ModelReplyInvalid
 from domain.exam import Question
@@ -54,12 +56,14 @@ class Specialist(Protocol):
 
 
 async def supervisor(state: GradingState, runtime: Runtime[Context]) -> Command[str]:
-    """Choose a specialist for every question and set all of them to work."""
+    """Choose a specialist for every question and set all of them to work, unless a pause forbids it."""
+    heard, pause = await runtime.context.boundary.hear(state)
     plan = plan_for(runtime.context.exam)
-    return Command(
-        update={"plan": plan, "results": {}},
-        goto=[Send(node, Task(question_id=each, previous=None)) for each, node in plan.items()],
-    )
+    update = {"plan": plan, "results": {}, **heard}
+    if pause is not None and not set(plan.values()).isdisjoint(OPEN_SPECIALISTS):
+        return _wait(runtime, pause, update, "supervisor")
+    sent = [Send(node, Task(question_id=each, previous=None)) for each, node in plan.items()]
+    return Command(update=update, goto=sent)
 
 
 async def closed_question(state: Task, runtime: Runtime[Context]) -> Update:
@@ -91,6 +95,7 @@ async def check_evidence(
     state: GradingState, runtime: Runtime[Context]
 ) -> Command[Literal["sum_points"] | str]:
     """Hold every quote against its answer: restore it, send it back once, or flag it."""
+    heard, pause = await runtime.context.boundary.hear(state)
     changed: dict[str, Entry] = {}
     repairs: list[Send] = []
     for question_id, entry in state["results"].items():
@@ -99,14 +104,23 @@ async def check_evidence(
             changed[question_id] = checked
         if needs_repair:
             repairs.append(Send(state["plan"][question_id], Task(question_id=question_id, previous=checked)))
-    return Command(update={"results": changed}, goto=repairs or "sum_points")
+    if pause is not None and repairs:
+        return _wait(runtime, pause, heard, "check_evidence")
+    return Command(update={"results": changed, **heard}, goto=repairs or "sum_points")
 
 
 async def sum_totals(state: GradingState, runtime: Runtime[Context]) -> Update:
     """Add the points up in code and check the assessment against the rubric's bounds."""
+    heard, _ = await runtime.context.boundary.hear(state)
     assessment = assessment_of(state, runtime.context.exam)
     check_assessment(assessment, runtime.context.exam, runtime.context.answers)
-    return {"total": {"score": assessment.score, "max_score": assessment.max_score}}
+    return {"total": {"score": assessment.score, "max_score": assessment.max_score}, **heard}
+
+
+def _wait(runtime: Runtime[Context], pause: Pause, update: Update, node: str) -> Command[Any]:
+    """End the run after this step; the next one begins with the same node."""
+    runtime.context.boundary.stop(pause)
+    return Command(update=update, goto=node)
 
 
 def check_entry(entry: Entry, answer: str) -> tuple[Entry, bool]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypedDict
 
+from agents.boundary import BatchSeen, Boundary, Heard, merge_events
 from domain.assessment import Assessment, QuestionResult, question_result_from_document, sum_points
 from domain.completion import DEFAULT_MAX_TOKENS, Fence, Payer
 from domain.errors import CorruptCheckpoint
@@ -39,7 +40,10 @@ def merge_results(known: dict[str, Entry], new: dict[str, Entry]) -> dict[str, E
 
 
 class GradingState(TypedDict, total=False):
-    """Ids, the plan and results; answers and the exam stay outside (they would be stored every step)."""
+    """Ids, the plan and results; answers and the exam stay outside (they would be stored every step).
+
+    `external_events` and `batch` are what the graph has heard from outside at the beginning of a step.
+    """
 
     exam_id: str
     rubric_version: int
@@ -47,6 +51,9 @@ class GradingState(TypedDict, total=False):
     #: specialist by question id
     plan: dict[str, str]
     results: Annotated[dict[str, Entry], merge_results]
+    #: by generation and event id
+    external_events: Annotated[dict[str, Heard], merge_events]
+    batch: BatchSeen
     total: Total
 
 
@@ -77,6 +84,8 @@ class Context:
     #: the attempt on whose behalf calls are made
     fence: Fence | None = None
     trace_id: str = ""
+    #: where the run hears from outside
+    boundary: Boundary = field(default_factory=Boundary)
 
     def answer(self, question_id: str) -> str:
         """The student's text, empty where there is none."""
@@ -135,6 +144,7 @@ def check_state(values: Mapping[str, Any], run: AgentRun) -> None:
     if values.get("plan") != plan_for(run.exam):
         raise CorruptCheckpoint("plan: missing, or not the plan of this exam.")
     check_results(values.get("results"), run.exam)
+    check_heard(values)
     if "total" in values:
         _check_total(values, run)
 
@@ -148,6 +158,15 @@ def check_results(results: object, exam: Exam) -> None:
         if question_id not in known:
             raise CorruptCheckpoint(f"results.{question_id}: the exam has no such question.")
         _check_entry(entry, known[question_id])
+
+
+def check_heard(values: Mapping[str, Any]) -> None:
+    """Raise `CorruptCheckpoint` unless what was heard from outside has its form."""
+    events, batch = values.get("external_events", {}), values.get("batch", {})
+    if not isinstance(events, Mapping) or not all(isinstance(each, Mapping) for each in events.values()):
+        raise CorruptCheckpoint("external_events: no mapping of events.")
+    if not isinstance(batch, Mapping):
+        raise CorruptCheckpoint("batch: no mapping.")
 
 
 def _check_entry(entry: Any, question: Question) -> None:

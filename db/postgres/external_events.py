@@ -1,15 +1,26 @@
 """Events from outside: stored once by their id, taken for delivery in order, settled once."""
 
+from collections.abc import Collection
+from datetime import UTC
 from typing import Any
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from db.postgres.pool import Connection, Postgres
+from domain.batch import Pause
 from domain.errors import IdempotencyMismatch, LimitExceeded, NotFound
-from domain.external_events import MAX_EVENTS, DeliveryState, ExternalEvent, StoredEvent
+from domain.external_events import (
+    MAX_EVENTS,
+    MAX_STATE_DATA_BYTES,
+    DeliveryState,
+    ExternalEvent,
+    HeardEvent,
+    News,
+    StoredEvent,
+)
 from domain.identity import WorkflowRef
-from domain.states import BATCH_MACHINE, FILE_MACHINE
+from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState
 
 #: what has been delivered, or never will be, is kept so long
 _KEPT_DAYS = 30
@@ -65,7 +76,45 @@ SELECT CASE WHEN e.file_id IS NULL THEN b.generation > e.generation OR b.status 
 FROM external_events e JOIN batches b ON b.id = e.batch_id LEFT JOIN files f ON f.id = e.file_id
 WHERE e.id = %s
 """
+# one read for everything, as an agent makes it before each of its steps; data as text, of which nothing is believed
+NEWS_SQL = f"""
+SELECT b.status, b.resumptions, b.limit_nanodollars, b.paused_scope, b.missing_nanodollars, b.updated_at,
+       (SELECT jsonb_agg(jsonb_build_array(e.event_id, e.type, e.received_at,
+                                           CASE WHEN octet_length(e.data::text) <= {MAX_STATE_DATA_BYTES}
+                                                THEN e.data::text END) ORDER BY e.id)
+        FROM external_events e
+        WHERE e.workflow_id = %(workflow_id)s AND e.state <> 'undeliverable' AND e.event_id <> ALL(%(heard)s)) AS events
+FROM batches b WHERE b.id = %(batch_id)s
+"""
 PRUNE_SQL = f"DELETE FROM external_events WHERE settled_at < now() - interval '{_KEPT_DAYS} days'"
+
+
+class PostgresOutside:
+    """What an agent hears of between two steps; the port `Outside`."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def news(self, workflow: WorkflowRef, heard: Collection[str]) -> News | None:
+        """How the batch stands, with the file's events but for those ids; `None` for one that is gone."""
+        row = await self._postgres.row(
+            NEWS_SQL, {"batch_id": workflow.batch_id, "workflow_id": str(workflow), "heard": list(heard)}
+        )
+        if row is None:
+            return None
+        state = BatchState(row["status"])
+        pause = Pause(row["paused_scope"] or "", row["missing_nanodollars"] or 0)
+        return News(
+            batch_state=state,
+            resumptions=row["resumptions"],
+            limit_nanodollars=row["limit_nanodollars"],
+            changed_at=row["updated_at"].astimezone(UTC).isoformat(),
+            pause=pause if state is BatchState.PAUSED else None,
+            events=tuple(
+                HeardEvent(event_id, type_, data, received_at)
+                for event_id, type_, received_at, data in row["events"] or ()
+            ),
+        )
 
 
 class PostgresExternalEvents:

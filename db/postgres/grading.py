@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 from db.postgres.pool import Connection, Postgres
 from domain.assessment import Assessment, assessment_to_document
 from domain.batch import EventType
-from domain.errors import CompensationFailed, EpochSuperseded, NotFound, SagaStepRefused
+from domain.errors import CompensationFailed, EpochSuperseded, NotFound, SagaCompleted, SagaStepRefused
 from domain.identity import saga_id
 from domain.ports import AssessmentStart, Recorded, SubmissionRef
 from domain.states import FILE_MACHINE, FileState
@@ -68,7 +68,10 @@ WITH fork AS (
     SELECT %(thread_id)s, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
     FROM checkpoint_writes w JOIN fork ON w.thread_id = fork.source AND w.checkpoint_id < fork.last
 )
-SELECT fork.last, (SELECT count(*) FROM copied) AS copied FROM fork
+SELECT fork.source, fork.last, (SELECT count(*) FROM copied) AS copied FROM fork
+"""
+FORKED_SQL = """
+UPDATE agent_threads SET forked_thread_id = %(source)s, forked_checkpoint_id = %(last)s WHERE thread_id = %(thread_id)s
 """
 FIND_SQL = """
 SELECT f.id, f.name, f.object_key, f.state, b.exam_id, b.rubric_version, t.secret
@@ -84,7 +87,7 @@ TELL_OF_FILE_SQL = """
 INSERT INTO progress_events (batch_id, file_id, event_type, data)
 SELECT batch_id, id, %s, %s FROM files WHERE id = %s
 """
-LOCK_FILE_SQL = "SELECT state FROM files WHERE id = %s AND generation = %s FOR UPDATE"
+LOCK_FILE_SQL = "SELECT state, run_id FROM files WHERE id = %s AND generation = %s FOR UPDATE"
 PROPOSED_SQL = """
 SELECT document, thread_id FROM assessments WHERE submission_id = %s AND generation = %s AND reader = %s
 """
@@ -134,6 +137,8 @@ FLAG_SAGA_SQL = """
 INSERT INTO saga_transactions (saga_id, steps, final_status, started_at, error_message)
 VALUES (%(saga_id)s, %(steps)s, 'needs_intervention', now(), %(reason)s)
 ON CONFLICT (saga_id) DO UPDATE SET final_status = 'needs_intervention', error_message = EXCLUDED.error_message
+-- one that got to its end, unheard of by its workflow, needs nobody
+WHERE saga_transactions.final_status <> 'completed'
 """
 SAGAS_SQL = """
 SELECT saga_id, steps, final_status, started_at, completed_at, error_message FROM saga_transactions
@@ -198,7 +203,11 @@ class PostgresThreads:
         """Give a fork's thread what it begins with, unless it has begun."""
         cursor = await connection.execute(FORK_SQL, {"file_id": start.file_id, "thread_id": start.thread_id})
         fork = await cursor.fetchone()
-        if fork is not None and not fork["copied"]:
+        if fork is None:
+            return
+        if fork["copied"]:
+            await connection.execute(FORKED_SQL, {**fork, "thread_id": start.thread_id})
+        else:
             reason = f"Checkpoint {fork['last']}, where it was to go on, is not there any more."
             data = Jsonb({"reason": reason})
             await connection.execute(TELL_OF_FILE_SQL, [EventType.AGENT_RESTARTED, data, start.file_id])
@@ -303,14 +312,19 @@ class PostgresAssessments:
         await connection.execute(TELL_OF_FILE_SQL, [EventType.FILE_ASSESSED, Jsonb(vars(recorded)), file_id])
         return recorded
 
-    async def erase(self, file_id: str, generation: int, reason: str) -> None:
-        """Undo `record`, with an `AssessmentRetracted` event; refused once the saga is completed."""
+    async def erase(self, file_id: str, generation: int, thread_id: str, reason: str) -> None:
+        """Undo `record`, with an `AssessmentRetracted` event.
+
+        Raises `SagaCompleted`, and `EpochSuperseded` for a run whose file has another by now.
+        """
         async with self._postgres.transaction() as connection:
-            await connection.execute(LOCK_FILE_SQL, [file_id, generation])
+            file = await (await connection.execute(LOCK_FILE_SQL, [file_id, generation])).fetchone()
+            if file is not None and file["run_id"] not in (None, thread_id):
+                raise EpochSuperseded(f"File {file_id} has another run by now, whose results stay.")
             cursor = await connection.execute(SAGA_SQL, [saga_id(file_id, generation)])
             if (saga := await cursor.fetchone()) is not None and saga["final_status"] == "completed":
                 # its file is completed, which is final: it keeps its results
-                raise SagaStepRefused(f"The saga of file {file_id} is completed; nothing is left to undo.")
+                raise SagaCompleted(f"The saga of file {file_id} is completed; nothing is left to undo.")
             erased = await connection.execute(ERASE_RESULTS_SQL, [file_id, generation])
             retracted = await connection.execute(RETRACT_SQL, {"file_id": file_id, "generation": generation})
             # the saga's row stands even if nothing was recorded: a late `record` meets it and is refused

@@ -24,7 +24,8 @@ _POSITIONAL, _SNAPSHOT = 1, 7
 _MSGPACK = ormsgpack.OPT_NON_STR_KEYS
 
 THREADS_SQL = (
-    "SELECT thread_id, generation, kept FROM agent_threads WHERE file_id = %s ORDER BY created_at DESC"
+    "SELECT thread_id, generation, forked_thread_id, forked_checkpoint_id FROM agent_threads "
+    "WHERE file_id = %s ORDER BY created_at DESC"
 )
 # the view is asked by constant ids: a join would make it compute every thread there is
 CHECKPOINTS_SQL = """
@@ -74,11 +75,11 @@ class PostgresThreadHistory:
         """The checkpoints with the generation of their thread and the nodes before and after them."""
         threads = await self._postgres.rows(THREADS_SQL, [file_id])
         order = {row["thread_id"]: place for place, row in enumerate(threads)}
-        generations = {row["thread_id"]: row["generation"] for row in threads}
+        of_thread = {row.pop("thread_id"): row for row in threads}
         rows = await self._postgres.rows(CHECKPOINTS_SQL, {"thread_ids": list(order)})
         next_nodes = {(row["thread_id"], row["checkpoint_id"]): following(row) for row in rows}
         for row in rows:
-            row["generation"] = generations[row["thread_id"]]
+            row.update(of_thread[row["thread_id"]])
             row["next_nodes"] = next_nodes[row["thread_id"], row["checkpoint_id"]]
             row["nodes"] = next_nodes.get((row["thread_id"], row["parent_checkpoint_id"]), ())
         newest_first = sorted(rows, key=lambda row: row["checkpoint_id"], reverse=True)

@@ -11,11 +11,25 @@ from db.redis.connection import GONE_OR_REFUSED, RedisLink
 RESULT_SECONDS = 3600
 REPORT_SECONDS = 600
 
-#: a rebuild that took longer than its lease must not replace a newer one's
+#: a mark outlives every entry that has it
+MARK_SECONDS = 2 * RESULT_SECONDS
+
+VOID = """
+local mark = redis.call('INCR', KEYS[1])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return mark
+"""
+WRITE_MARKED = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+for n = 2, #KEYS do redis.call('SET', KEYS[n], ARGV[n + 1], 'EX', ARGV[2]) end
+return 1
+"""
+#: a rebuild that took longer than its lease must not replace a newer one's, nor one what was forgotten meanwhile
 WRITE_FENCED = """
+if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[4] then return 0 end
 local newest = redis.call('GET', KEYS[2])
 if newest and tonumber(newest) > tonumber(ARGV[3]) then return 0 end
-redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
+if ARGV[3] ~= '0' then redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2]) end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
 """
@@ -24,6 +38,11 @@ return 1
 def result_key(submission_id: str, question_id: str) -> str:
     """Where the result of one question is cached."""
     return f"hot_cache:grading_result:{submission_id}:{question_id}"
+
+
+def result_mark_key(submission_id: str) -> str:
+    """Where the mark is that entries must have to be believed."""
+    return f"hot_cache:grading_result:{submission_id}:mark:newest"
 
 
 def report_key(batch_id: str) -> str:
@@ -36,38 +55,55 @@ def report_fence_key(batch_id: str) -> str:
     return f"report:{batch_id}:fence"
 
 
+def report_mark_key(batch_id: str) -> str:
+    """Where it is counted how often the report was forgotten of late."""
+    return f"report:{batch_id}:mark"
+
+
 class RedisResultCache:
-    """Hot results of one submission (G3.5)."""
+    """Hot results of one submission (G3.5): those of its newest mark, and no older ones.
+
+    Whoever is about to change results or to cache them takes a mark first, which voids all others': a late
+    writer of an earlier generation writes nothing that anybody believes.
+    """
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
+        self._void = link.client.register_script(VOID)
+        self._write_marked = link.client.register_script(WRITE_MARKED)
 
-    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]]) -> None:
-        """Cache each question's result for an hour; raises `RedisUnavailable` or the driver's refusal."""
+    async def mark(self, submission_id: str) -> int:
+        """Void what is cached, and what others are about to cache; raises `RedisUnavailable`.
+
+        Results are read between this and `write`: then they are no older than what they replace.
+        """
         with self._link.use() as client:
-            async with client.pipeline(transaction=True) as pipeline:
-                for result in results:
-                    key = result_key(submission_id, result["question_id"])
-                    pipeline.set(key, json.dumps(result, ensure_ascii=False), ex=RESULT_SECONDS)
-                await pipeline.execute()
+            return int(await self._void([result_mark_key(submission_id)], [MARK_SECONDS], client))
+
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: int) -> None:
+        """Cache each question's result for an hour, if the mark is still the newest.
+
+        Raises `RedisUnavailable` or the driver's refusal.
+        """
+        keys = [result_key(submission_id, each["question_id"]) for each in results]
+        texts = [json.dumps({"mark": mark, "result": each}, ensure_ascii=False) for each in results]
+        with self._link.use() as client:
+            arguments = [mark, RESULT_SECONDS, *texts]
+            await self._write_marked([result_mark_key(submission_id), *keys], arguments, client)
 
     async def read(self, submission_id: str, question_ids: Sequence[str]) -> list[dict[str, Any]] | None:
-        """All of them, or `None` if one is missing or Redis is gone."""
+        """All of them, or `None` if one is missing or void, or Redis is gone."""
         if not question_ids:
             return None
+        keys = [result_key(submission_id, each) for each in question_ids]
         try:
             with self._link.use() as client:
-                found = await client.mget([result_key(submission_id, each) for each in question_ids])
+                mark, *found = await client.mget([result_mark_key(submission_id), *keys])
         except GONE_OR_REFUSED:
             return None
-        results = [json.loads(each) for each in found if each is not None]
+        entries = [json.loads(each) for each in found if each is not None]
+        results = [each["result"] for each in entries if str(each["mark"]) == mark]
         return results if len(results) == len(question_ids) else None
-
-    async def forget(self, submission_id: str, question_ids: Sequence[str]) -> None:
-        """Drop them; raises `RedisUnavailable`."""
-        if question_ids:
-            with self._link.use() as client:
-                await client.delete(*(result_key(submission_id, each) for each in question_ids))
 
 
 class RedisReportCache:
@@ -76,6 +112,7 @@ class RedisReportCache:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._write_fenced = link.client.register_script(WRITE_FENCED)
+        self._void = link.client.register_script(VOID)
         self._log = structlog.get_logger("assay.cache")
 
     async def read(self, batch_id: str) -> dict[str, Any] | None:
@@ -87,23 +124,36 @@ class RedisReportCache:
             return None
         return None if text is None else json.loads(text)
 
-    async def write(self, batch_id: str, report: Mapping[str, Any], *, fence: int | None = None) -> None:
-        """Cache the report, if that is possible; with a fence only where none is that had a newer one."""
+    async def mark(self, batch_id: str) -> int | None:
+        """What a report is written with that is read from now on; `None` when Redis is gone."""
+        try:
+            with self._link.use() as client:
+                return int(await client.get(report_mark_key(batch_id)) or 0)
+        except GONE_OR_REFUSED:
+            return None
+
+    async def write(
+        self, batch_id: str, report: Mapping[str, Any], *, mark: int | None, fence: int | None = None
+    ) -> None:
+        """Cache the report, if that is possible and it was not forgotten since the mark was taken.
+
+        With a fence only where none is that had a newer one.
+        """
+        if mark is None:
+            return
+        keys = [report_key(batch_id), report_fence_key(batch_id), report_mark_key(batch_id)]
         text = json.dumps(report, ensure_ascii=False)
         try:
             with self._link.use() as client:
-                if fence is None:
-                    await client.set(report_key(batch_id), text, ex=REPORT_SECONDS)
-                else:
-                    keys = [report_key(batch_id), report_fence_key(batch_id)]
-                    await self._write_fenced(keys, [text, REPORT_SECONDS, fence], client)
+                await self._write_fenced(keys, [text, REPORT_SECONDS, fence or 0, mark], client)
         except GONE_OR_REFUSED as error:
             self._log.info("report_not_cached", batch_id=batch_id, reason=type(error).__name__)
 
     async def forget(self, batch_id: str) -> None:
-        """Drop the cached report, if that is possible."""
+        """Drop the cached report, if that is possible; one that is being rebuilt now is not cached."""
         try:
             with self._link.use() as client:
+                await self._void([report_mark_key(batch_id)], [MARK_SECONDS], client)
                 await client.delete(report_key(batch_id))
         except GONE_OR_REFUSED as error:
             # it expires by itself; a report is cached for final batches only

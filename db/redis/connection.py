@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha1
+from typing import Any, NamedTuple
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -11,10 +13,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,  # noqa: A004  # the driver's name
+    NoScriptError,
     ResponseError,
     TimeoutError,  # noqa: A004  # the driver's name
 )
 
+from db.bunches import Bunches
 from domain.errors import RedisUnavailable
 
 #: after a failure, how long callers are refused at once instead of each waiting for its own time-out
@@ -24,6 +28,18 @@ _DOWN_SECONDS = 1.0
 GONE_OR_REFUSED = (RedisUnavailable, ResponseError)
 
 
+class Script(NamedTuple):
+    """A script, and the name by which a server knows it once it has run it."""
+
+    text: str
+    sha1: str
+
+    @classmethod
+    def of(cls, text: str) -> "Script":
+        """The script of that text."""
+        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
 class RedisLink:
     """A client that fails fast while Redis is gone, and knows that it is."""
 
@@ -31,6 +47,7 @@ class RedisLink:
         self.client = client
         self._down_until = 0.0
         self._dropping: set[asyncio.Future[None]] = set()
+        self._bunches: Bunches[tuple[str | int, ...], Any] = Bunches(self._visit)
 
     @classmethod
     def to(cls, url: str, *, max_connections: int, timeout_seconds: float) -> "RedisLink":
@@ -65,6 +82,30 @@ class RedisLink:
             self._down_until = time.monotonic() + _DOWN_SECONDS
             self._drop_idle_connections()
             raise RedisUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+    def ask(self, *command: str | int) -> "asyncio.Future[Any]":
+        """The answer to a command, which goes with those of other callers; for what is asked all the time.
+
+        Commands of this process are done in the order of asking. Raises `RedisUnavailable` and lets refusals
+        through.
+        """
+        return self._bunches.ask(command)
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        """As `ask`, what the script answers."""
+        asked = (len(keys), *keys, *arguments)
+        try:
+            return await self.ask("EVALSHA", script.sha1, *asked)
+        except NoScriptError:
+            # a server that is new, or was restarted: nothing was done yet
+            return await self.ask("EVAL", script.text, *asked)
+
+    async def _visit(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        with self.use() as client:
+            async with client.pipeline(transaction=False) as pipeline:
+                for each in commands:
+                    pipeline.execute_command(*each)
+                return await pipeline.execute(raise_on_error=False)
 
     def _drop_idle_connections(self) -> None:
         """Let go of the others too: after a restart of Redis each would fail once, and degrade once."""

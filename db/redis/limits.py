@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from db.redis.buckets import ACQUIRE, RELEASE, RENEW, SERVER_TIME, Buckets, Share, Verdict
-from db.redis.connection import GONE_OR_REFUSED, RedisLink
+from db.redis.connection import GONE_OR_REFUSED, RedisLink, Script
 from db.redis.places import PlaceLines
 from domain.errors import LimitExceeded, RateLimited
 from domain.gateway import LimitState, Permit, RateLimit
@@ -35,6 +35,7 @@ _OPEN_LIMIT = 100_000
 _RENEWED_AT_ONCE = 1_000
 #: while Redis is away, what is granted waits so long for its renewal
 _RENEW_AGAIN_SECONDS = 1.0
+_ACQUIRE, _RELEASE = Script.of(SERVER_TIME + ACQUIRE), Script.of(SERVER_TIME + RELEASE)
 
 
 def limit_key(home: str, limit: RateLimit) -> str:
@@ -65,8 +66,6 @@ class RedisRateLimits:
         self._link = link
         self._processes = processes
         self._alone = Buckets()
-        self._acquire = link.client.register_script(SERVER_TIME + ACQUIRE)
-        self._release = link.client.register_script(SERVER_TIME + RELEASE)
         self._renew = link.client.register_script(SERVER_TIME + RENEW)
         #: granted and not given back yet; a second release asks nobody
         self._open: OrderedDict[str, _Granted] = OrderedDict()
@@ -93,12 +92,13 @@ class RedisRateLimits:
         for limit in limits:
             _check_size(limit, tokens)
         lease = max(1, round(lease_seconds * 1000))
-        # a caller that goes away meanwhile must not leave its place taken (X3)
-        taking = self._spawn(self._take(tenant_id, limits, tokens, lease))
+        permit_id = secrets.token_hex(12)
         try:
-            permit: Permit = await asyncio.shield(taking)
+            permit = await self._take(permit_id, tenant_id, limits, tokens, lease)
         except asyncio.CancelledError:
-            self._spawn(self._give_back_when_taken(tenant_id, taking))
+            # a caller that goes away meanwhile must not leave its place taken (X3)
+            taken = Permit(permit_id, tuple(limits), tokens)
+            self._spawn(self._give_back(tenant_id, taken, 0, undone=True))
             raise
         self._keep(_Granted(tenant_id, permit, lease))
         self._wake_the_next(tenant_id, permit)
@@ -108,7 +108,12 @@ class RedisRateLimits:
         """Give the place back, and the tokens that were not used; the first time only. Never raises."""
         if permit.id in self._open:
             del self._open[permit.id]
-            await asyncio.shield(self._spawn(self._return(tenant_id, permit, tokens_used)))
+            try:
+                await self._return(tenant_id, permit, tokens_used)
+            except asyncio.CancelledError:
+                # once more, by whoever stays: what was given back is not given back again
+                self._spawn(self._return(tenant_id, permit, tokens_used))
+                raise
 
     async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
         """Wait until this process gives a place of these limits back, at most so long; then ask again.
@@ -190,8 +195,10 @@ class RedisRateLimits:
 
     # --- taking ---
 
-    async def _take(self, tenant_id: str, limits: Sequence[RateLimit], tokens: int, lease: int) -> Permit:
-        permit = Permit(secrets.token_hex(12), (), tokens)
+    async def _take(
+        self, permit_id: str, tenant_id: str, limits: Sequence[RateLimit], tokens: int, lease: int
+    ) -> Permit:
+        permit = Permit(permit_id, (), tokens)
         for home, own in _by_home(tenant_id, limits).items():
             wanted = Permit(permit.id, own, tokens)
             try:
@@ -213,8 +220,7 @@ class RedisRateLimits:
     async def _take_at(self, home: str, permit: Permit, lease: int) -> tuple[LimitState, ...]:
         shares = [_share(home, limit, permit.tokens) for limit in permit.limits]
         arguments = [permit.id, lease, *_flat(shares)]
-        with self._link.use() as client:
-            granted, answers = await self._acquire(_keys(home, permit, shares), arguments, client)
+        granted, answers = await self._link.run(_ACQUIRE, _keys(home, permit, shares), arguments)
         return _states(permit.limits, granted, [Verdict(*each) for each in answers])
 
     def _take_alone(self, tenant_id: str, limits: Sequence[RateLimit], tokens: int, lease: int) -> Permit:
@@ -233,11 +239,6 @@ class RedisRateLimits:
         ]
 
     # --- giving back ---
-
-    async def _give_back_when_taken(self, tenant_id: str, taking: "asyncio.Future[Permit]") -> None:
-        await asyncio.wait([taking])
-        if taking.exception() is None:
-            await self._give_back(tenant_id, taking.result(), 0, undone=True)
 
     async def _return(self, tenant_id: str, permit: Permit, tokens_used: int | None) -> None:
         # a renewal that is under way would put the place there again
@@ -273,9 +274,8 @@ class RedisRateLimits:
         for home, own in _by_home(tenant_id, permit.limits).items():
             shares = [_share(home, limit, permit.tokens) for limit in own]
             back = [_back(each, permit, tokens_used, undone=undone) for each in shares]
-            with self._link.use() as client:
-                known = await self._release(_keys(home, permit, shares), [permit.id, *_flat(back)], client)
-            if not known:
+            arguments = [permit.id, *_flat(back)]
+            if not await self._link.run(_RELEASE, _keys(home, permit, shares), arguments):
                 # then the others are forgotten, too
                 self._renew_now.set()
 

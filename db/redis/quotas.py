@@ -18,7 +18,7 @@ from uuid import uuid4
 import structlog
 from redis.exceptions import ResponseError
 
-from db.redis.connection import GONE_OR_REFUSED, RedisLink
+from db.redis.connection import GONE_OR_REFUSED, RedisLink, Script
 from domain.completion import Payer
 from domain.errors import BudgetExhausted, RedisUnavailable, Unavailable
 from domain.gateway import QuotaCopy
@@ -45,15 +45,20 @@ _TENANTS_KEPT = 10_000
 _SCANNED_KEYS, _SCANS = 1_000, 10
 
 # A copy is one text, its version first: read by the hundred, hashes took five times as long.
-# ARGV: the copy, its version, the version that is known to be wrong, the time to live. MGET and SET take
-# what is no text for a missing one.
-_WRITE = """
-local stored = redis.call('MGET', KEYS[1])[1]
-local version = stored and string.match(stored, '^%d+')
-if version and tonumber(version) >= tonumber(ARGV[2]) and version ~= ARGV[3] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[4])
-return 1
-"""
+# KEYS: copies of one tenant, which a cluster keeps together. ARGV: the time to live, and for each copy its text,
+# its version and the version that is known to be wrong. MGET and SET take what is no text for a missing one.
+_WRITE = Script.of("""
+local written, known = 0, redis.call('MGET', unpack(KEYS))
+for i = 1, #KEYS do
+    local text, newer, wrong = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
+    local version = known[i] and string.match(known[i], '^%d+')
+    if not version or tonumber(version) < tonumber(newer) or version == wrong then
+        redis.call('SET', KEYS[i], text, 'PX', ARGV[1])
+        written = written + 1
+    end
+end
+return written
+""")
 _PREFIX = "quota:{"
 _UNLIMITED = "-"
 _KEY = re.compile(r"quota:\{(.*?)\}:(api_key|batch|profile|tenant_day):(.*)", re.DOTALL)
@@ -156,11 +161,8 @@ class RedisQuotas:
         tenants: dict[str, list[Account]] = {}
         for account in accounts:
             tenants.setdefault(account.tenant_id, []).append(account)
-        with self._link.use() as client:
-            async with client.pipeline(transaction=False) as pipeline:
-                for own in tenants.values():
-                    pipeline.mget([copy_key(each) for each in own])
-                found = await pipeline.execute()
+        asked = [self._link.ask("MGET", *map(copy_key, own)) for own in tenants.values()]
+        found = await asyncio.gather(*asked)
         listed = [account for own in tenants.values() for account in own]
         texts = dict(zip(listed, (text for each in found for text in each), strict=True))
         return [_read_copy(account, texts[account]) for account in accounts]
@@ -291,16 +293,19 @@ class RedisQuotas:
 
         Raises `RedisUnavailable`.
         """
-        if not balances:
-            return 0
         wrong = wrong or {}
-        with self._link.use() as client:
-            async with client.pipeline(transaction=False) as pipeline:
-                for balance in balances:
-                    known = wrong.get(balance.account, "")
-                    key, text, age = copy_key(balance.account), _text(balance), COPY_SECONDS * 1000
-                    pipeline.eval(_WRITE, 1, key, text, balance.version, known, age)
-                return sum(await pipeline.execute())
+        tenants: dict[str, list[AccountBalance]] = {}
+        for balance in balances:
+            tenants.setdefault(balance.account.tenant_id, []).append(balance)
+        return sum(await asyncio.gather(*(self._write(own, wrong) for own in tenants.values())))
+
+    async def _write(self, balances: Sequence[AccountBalance], wrong: Mapping[Account, int]) -> int:
+        """Those of one tenant."""
+        arguments: list[str | int] = [COPY_SECONDS * 1000]
+        for each in balances:
+            arguments += [_text(each), each.version, wrong.get(each.account, "")]
+        written: int = await self._link.run(_WRITE, [copy_key(each.account) for each in balances], arguments)
+        return written
 
     def _queue(self, balance: AccountBalance, since: float) -> None:
         known = self._waiting.get(balance.account)

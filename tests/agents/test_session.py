@@ -35,7 +35,7 @@ async def started(bench: Any, *, finished_questions: int) -> asyncio.Task[Any]:
             reached.set()
 
     task = asyncio.create_task(bench.assess(on_state=hear))
-    await asyncio.wait_for(reached.wait(), 5)
+    await asyncio.wait_for(reached.wait(), 60)
     await asyncio.sleep(0.02)
     return task
 

@@ -234,7 +234,7 @@ async def test_the_retry_of_a_call_that_a_limit_refused_is_no_other_calls(till: 
     assert told([await till.post(FIRST), await till.post(RETRY)]) == [429, 429]
     await limit(None)
     retry = asyncio.create_task(till.post({"x-stainless-retry-count": "2"}))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await began.get()
     go_on.set()
     assert (await sibling).json()["id"] != (await retry).json()["id"]

@@ -20,7 +20,7 @@ async def messages_of(socket: ClientConnection) -> tuple[list[dict[str, Any]], i
     """All messages until the server closes, and the code that it closed with."""
     messages = []
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 messages.append(json.loads(await socket.recv()))
     except ConnectionClosed as closed:

@@ -174,7 +174,7 @@ async def events_of(postgres: Postgres, batch_id: str) -> list[dict[str, Any]]:
     return await postgres.rows("SELECT * FROM progress_events WHERE batch_id = %s ORDER BY id", [batch_id])
 
 
-async def until(condition: Callable[[], Awaitable[Any]], *, within_seconds: float = 10) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], *, within_seconds: float = 60) -> Any:
     """What the condition answers once that is true; the time-out is for a hang, not for timing."""
     async with asyncio.timeout(within_seconds):
         while not (answer := await condition()):

@@ -422,7 +422,7 @@ async def test_each_place_given_back_wakes_one_of_those_who_wait_the_first_one_f
     # who is woken and goes away leaves the place to the next one
     await limits._give_back(fresh, permits[1], None)
     waiting[1].cancel()
-    await asyncio.wait_for(waiting[2], 5)
+    await asyncio.wait_for(waiting[2], 60)
     assert woken == [0, 2]
     assert not limits._lines._lines
 
@@ -434,7 +434,7 @@ async def test_a_place_given_back_between_a_refusal_and_its_wait_is_not_missed(
     with pytest.raises(RateLimited):
         await take(limits, fresh, ONE)
     await limits.release(fresh, permit)
-    await asyncio.wait_for(limits.freed(fresh, [ONE], within_seconds=60), 5)
+    await asyncio.wait_for(limits.freed(fresh, [ONE], within_seconds=60), 60)
 
 
 async def test_who_finds_more_room_than_it_takes_wakes_the_next_one(
@@ -449,12 +449,12 @@ async def test_who_finds_more_room_than_it_takes_wakes_the_next_one(
         await other_process.release(fresh, permit)
     assert not waiting.done()
     await take(limits, fresh, CALLS)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     await other_process.close()
 
 
 async def test_nobody_waits_longer_than_it_said(limits: RedisRateLimits, fresh: str) -> None:
-    await asyncio.wait_for(limits.freed(fresh, [ONE], within_seconds=0.01), 5)
+    await asyncio.wait_for(limits.freed(fresh, [ONE], within_seconds=0.01), 60)
     assert not limits._lines._lines
 
 

@@ -203,7 +203,7 @@ async def test_a_bell_wakes_the_relay_and_a_lost_connection_is_made_anew(redis: 
             waiting = asyncio.create_task(publisher.wait_for_ring(10))
             await asyncio.sleep(0)
             await RedisBell(redis).ring()
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 60)
             await redis.client.client_kill_filter(_type="pubsub")
     finally:
         running.cancel()

@@ -269,7 +269,7 @@ async def test_a_place_given_back_goes_to_one_who_waits_at_once(lane: Lane, fact
             await asyncio.sleep(0.01)
             under_way -= 1
 
-    await asyncio.wait_for(asyncio.gather(*(call() for _ in range(40))), 20)
+    await asyncio.wait_for(asyncio.gather(*(call() for _ in range(40))), 60)
     assert (most, await taken(lane, four)) == (4, 0)
     await limits.close()
 

@@ -162,7 +162,7 @@ async def test_a_full_upstream_comes_last_and_where_all_are_full_the_call_waits(
     waiting = asyncio.create_task(caught.value.freed(60))
     await asyncio.sleep(0)
     room.give_back(routes[2].place)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     for each in routes[1:] * 2:
         room.give_back(each.place)
     await room.close()

@@ -152,7 +152,7 @@ async def a_valkey_that_stands_still(resources: Resources, folder: Path) -> Asyn
 
 async def a_reader_stands_still() -> None:
     """The first child that reads a document."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (readers := [each for each in psutil.Process().children() if _reads(each)]):
             await asyncio.sleep(0.01)
     await _stopped(readers[0])

@@ -105,7 +105,7 @@ async def _states(resources: Resources, batches: list[Batch]) -> dict[str, Agent
 async def _agrees(resources: Resources, batch: Batch) -> Progress:
     """Ask both until they agree, which they must after the reports' interval; each answer is sound."""
     stores, handle = services(resources).batches, handle_of(resources, batch)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         asked, stored = await handle.query(BatchWorkflow.progress), await stores.progress(batch.id)
         for each in (asked, stored):

@@ -186,7 +186,7 @@ def _calls(model: WatchedModel, file_id: str, question_id: str) -> int:
 async def _is_stored(resources: Resources, file: StoredFile, case: Case) -> None:
     """Wait until the finished questions are durable: before that they may be asked about again."""
     expected = 0 if case.repairs else case.finished
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             row = await resources.postgres.row(FINISHED_SQL, {"thread_id": file.run_id})
             if row is not None and row["finished"] == expected:

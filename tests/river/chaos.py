@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from threading import Event, Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,8 +36,11 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 2.0
 #: how long a reply may take, and so how long a retry waits for the call of an attempt that died
 REPLY_SECONDS = 4.0
-#: how long a deed against a worker waits for calls in flight: a kill that meets nothing proves nothing
-AIM_SECONDS = 4.0
+#: how long a deed against a worker waits for calls in flight: a kill that meets nothing proves nothing,
+#: and one that always comes before the worker has begun anything lets no batch end on a slow machine
+AIM_SECONDS = 40.0
+#: how long a kill waits for the process: after deaths in quick succession it is started late
+BACK_SECONDS = 40.0
 #: dollars for a million tokens
 USD_IN, USD_OUT = "0.40", "1.60"
 
@@ -134,6 +138,9 @@ class Chaos:
         self._doing = ThreadPoolExecutor(max_workers=8, thread_name_prefix="chaos")
         self._begun: list[Future[None]] = []
         self._deck: list[str] = []
+        self._over = Event()
+        # whoever opens the door again would let in those whom another keeps out
+        self._door = Lock()
         self.done: Counter[str] = Counter()
         self.samples: list[Sample] = []
         self.deeds: Mapping[str, Callable[[], None]] = {
@@ -147,14 +154,16 @@ class Chaos:
             "the worker for workflows stopped beyond its task": lambda: self._stop("worker-orchestration"),
         }
 
-    def reign(self, is_over: Callable[[], bool]) -> None:
-        """Do things until it is over; at the end everything runs again."""
+    def reign(self, is_over: Callable[[], bool], *, rounds: int) -> None:
+        """Do things until it is over, every kind so many times at most; at the end everything runs again."""
         try:
             while not is_over():
                 self._sample()
-                self._next()
+                if self.done.total() < rounds * len(self.deeds):
+                    self._next()
                 time.sleep(self._seconds(*self.PAUSE_SECONDS))
         finally:
+            self._over.set()
             self._doing.shutdown(wait=True)
         for deed in self._begun:
             deed.result()
@@ -186,7 +195,8 @@ class Chaos:
         """Wait until calls are in flight at the process, or for so long."""
         deadline = time.monotonic() + AIM_SECONDS
         while time.monotonic() < deadline and not in_flight(calls_in(self._calls_log), pid() or 0):
-            time.sleep(0.1)
+            if self._over.wait(0.1):
+                return
 
     def _kill_the_worker(self) -> None:
         self._aim(lambda: self._up.pids.get("worker-cognition"))
@@ -197,7 +207,7 @@ class Chaos:
         self._second.kill()
 
     def _kill(self, name: str) -> None:
-        self._up.kill_child(name)
+        self._up.kill_child(name, within_seconds=BACK_SECONDS)
 
     def _flush(self) -> None:
         with Redis.from_url(self._up.addresses.redis_url) as redis:
@@ -207,7 +217,7 @@ class Chaos:
         """End every connection, and let nobody in for so long."""
         server, _, database = self._up.addresses.postgres_url.rpartition("/")
         ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-        with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
+        with self._door, psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
             admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false".encode())
             try:
                 deadline = time.monotonic() + seconds
@@ -304,7 +314,7 @@ class Reckoning:
     def of(cls, up: Up, batch_id: str, chaos: Chaos, calls_log: Path) -> "Reckoning":
         """The batch's, once no call of it is under way."""
         url = up.addresses.postgres_url
-        until(lambda: not rows(url, UNSETTLED_SQL, batch_id), "every call is settled or in doubt", 60)
+        until(lambda: not rows(url, UNSETTLED_SQL, batch_id), "every call is settled or in doubt", 120)
         (account,) = rows(url, ACCOUNT_SQL, batch_id)
         return cls(
             samples=chaos.samples,

@@ -164,10 +164,12 @@ class Up:
         rows = (read_json(self.folder / "processes.json") or {}).get("processes", [])
         return [each for row in rows if (each := ProcessIdentity(**row)).alive]
 
-    def kill_child(self, name: str) -> int:
-        """End a child without a word and wait until it is dead; answers its pid."""
+    def kill_child(self, name: str, within_seconds: float = 10) -> int:
+        """End a child without a word, once it runs, and wait until it is dead; answers its pid."""
         child = until(
-            lambda: next((each for each in self._children() if each.name == name), None), f"{name} runs", 10
+            lambda: next((each for each in self._children() if each.name == name), None),
+            f"{name} runs",
+            within_seconds,
         )
         child.send(signal.SIGKILL)
         until(lambda: not child.alive, f"{name} is dead", 5)

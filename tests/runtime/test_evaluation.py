@@ -618,7 +618,7 @@ async def test_an_interrupted_run_shows_what_it_has(weather: Path) -> None:
     running = asyncio.create_task(
         evaluated(weather, model, on_progress=lambda run: nine.set() if len(run.graded) == 9 else None)
     )
-    await asyncio.wait_for(nine.wait(), 10)
+    await asyncio.wait_for(nine.wait(), 60)
     running.cancel()
     evaluation = await running
     assert evaluation.interrupted

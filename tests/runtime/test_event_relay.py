@@ -79,7 +79,7 @@ async def test_a_workflow_hears_its_events_in_order_though_several_relays_are_at
     names = [f"e-{number}" for number in range(8)]
     await store(resources, batch, *names)
     relays = [relay_over(resources, resources.temporal) for _ in range(3)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await heard(plant.handle_of(resources, batch))) < len(names):
             await asyncio.gather(*map(everything, relays))
     assert await heard(plant.handle_of(resources, batch)) == names

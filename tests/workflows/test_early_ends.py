@@ -59,7 +59,7 @@ async def test_terminating_a_batch_lets_its_children_end(resources: Resources) -
         running_files = (await files_of(resources, batch))[2:4]
         for file in running_files:
             with contextlib.suppress(WorkflowFailureError):
-                await asyncio.wait_for(child_of(resources, file).result(), 20)
+                await asyncio.wait_for(child_of(resources, file).result(), 60)
             assert await status(child_of(resources, file)) is WorkflowExecutionStatus.CANCELED
     assert (await states(resources, batch))[:4] == ["completed"] * 2 + ["cancelled"] * 2
 
@@ -85,7 +85,7 @@ async def test_a_child_that_is_cancelled_by_hand_ends_its_file_alone(resources: 
         victim = (await files_of(resources, batch))[2]
         await child_of(resources, victim).cancel()
         with contextlib.suppress(WorkflowFailureError):
-            await asyncio.wait_for(child_of(resources, victim).result(), 20)
+            await asyncio.wait_for(child_of(resources, victim).result(), 60)
         await agree(resources, batch)
         model.released.set()
         (ended,) = await all_ended(resources, batch)
@@ -96,7 +96,7 @@ async def test_a_child_that_is_cancelled_by_hand_ends_its_file_alone(resources: 
 async def agree(resources: Resources, batch: Batch) -> None:
     """Wait until the workflow and Postgres tell the same counts: they do at every quiet moment."""
     handle, stores = handle_of(resources, batch), services(resources).batches
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await handle.query(BatchWorkflow.progress)).counts != (await stores.progress(batch.id)).counts:
             await asyncio.sleep(0.1)
 

@@ -60,7 +60,7 @@ async def test_a_file_whose_checkpoint_is_not_saved_waits_and_goes_on_when_retri
     await as_owner(database_url, REFUSE_SQL, BEGIN_REFUSING_SQL.format(stuck.id))
     async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
         await plant.start(resources, batch)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await state_of(resources, batch, 0)).state is not FileState.NEEDS_INTERVENTION:
                 await asyncio.sleep(0.05)
             while (await state_of(resources, batch, 1)).state is not FileState.COMPLETED:
@@ -95,7 +95,7 @@ async def test_a_file_that_waits_for_a_human_can_be_cancelled_with_its_batch(
     try:
         async with plant.running(*workers):
             await plant.start(resources, batch)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while (await state_of(resources, batch, 0)).state is not FileState.NEEDS_INTERVENTION:
                     await asyncio.sleep(0.05)
             await services(resources).orchestrator.cancel_batch(batch)

@@ -77,7 +77,7 @@ async def raise_limit(resources: Resources, batch: Batch, nanodollars: int) -> N
 
 
 async def has_paid(model: MeteredModel, calls: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while model.paid.total() != calls:
             await asyncio.sleep(0.05)
 

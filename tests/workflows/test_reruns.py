@@ -187,7 +187,7 @@ async def test_a_rerun_whose_start_was_lost_is_started_by_the_sweeper(resources:
 
 
 async def pauses(resources: Resources, batch: Batch) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await state_of(resources, batch) is not BatchState.PAUSED:
             await asyncio.sleep(0.02)
 

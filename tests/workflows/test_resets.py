@@ -59,14 +59,14 @@ async def test_an_older_run_that_begins_after_the_newer_one_is_refused(
     )
     async with plant.running(plant.orchestration(resources), plant.cognition(resources, model)):
         await plant.start(resources, batch)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await late.entered.wait()
         (file,) = await plant.files_of(resources, batch)
         await plant.reset(resources, plant.child_of(resources, file))
         await plant.reset(resources, plant.handle_of(resources, batch))
         await model.is_holding(QUESTIONS)
         late.released.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await late.ended.wait()
         model.released.set()
         (ended,) = await plant.all_ended(resources, batch)

@@ -83,7 +83,7 @@ async def test_a_compensation_that_fails_waits_for_a_human_and_is_tried_again(
     (file,) = await files_of(resources, batch)
     async with running(orchestration(resources, StubbornCache), cognition(resources, WatchedModel())):
         await start(resources, batch)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await files_of(resources, batch))[0].state != "needs_intervention":
                 await asyncio.sleep(0.05)
         assert (await files_of(resources, batch))[0].failure_code == "compensation_failed"
@@ -164,7 +164,7 @@ async def test_a_saga_that_has_begun_ends_before_a_cancellation_is_heeded(resour
     model = WatchedModel()
     async with running(orchestration(resources, WaitingCache), cognition(resources, model)):
         await start(resources, batch)
-        await asyncio.wait_for(WaitingCache.entered.wait(), 20)
+        await asyncio.wait_for(WaitingCache.entered.wait(), 60)
         await services(resources).orchestrator.cancel_batch(batch)
         # longer than a local activity may take: the step is tried again as a normal one
         await asyncio.sleep(2)

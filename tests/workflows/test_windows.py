@@ -74,7 +74,7 @@ async def test_a_share_that_comes_before_the_files_are_queued_is_kept(resources:
         )
         await model.is_holding(3, within_seconds=10)
         model.released.set()
-        report = await asyncio.wait_for(handle.result(), 30)
+        report = await asyncio.wait_for(handle.result(), 60)
     assert report.ended == {"completed": 5}
 
 

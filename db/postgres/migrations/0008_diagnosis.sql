@@ -44,6 +44,13 @@ CREATE TABLE baselines (
     PRIMARY KEY (tenant_id, name)
 );
 
+-- Which batch the baseline stood for when this one was opened.
+ALTER TABLE batches ADD COLUMN baseline_batch_id uuid REFERENCES batches;
+
+-- The thread of a diagnosis belongs to a batch as a whole, and to no file.
+ALTER TABLE agent_threads ADD COLUMN batch_id uuid REFERENCES batches;
+CREATE INDEX agent_threads_by_batch ON agent_threads (batch_id) WHERE batch_id IS NOT NULL;
+
 CREATE TABLE ai_diagnoses (
     id              uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     batch_id        uuid NOT NULL REFERENCES batches (id),
@@ -80,11 +87,19 @@ CREATE TABLE resumable_uploads (
     expires_at   timestamptz NOT NULL
 );
 CREATE INDEX resumable_uploads_by_expiry ON resumable_uploads (expires_at);
+CREATE INDEX resumable_uploads_by_tenant ON resumable_uploads (tenant_id) WHERE file_id IS NULL;
 
 CREATE TABLE resumable_upload_parts (
     upload_id    uuid NOT NULL REFERENCES resumable_uploads ON DELETE CASCADE,
     offset_bytes bigint NOT NULL,
     size_bytes   bigint NOT NULL CHECK (size_bytes > 0),
-    object_key   text NOT NULL,
+    object_key   text NOT NULL UNIQUE,
     PRIMARY KEY (upload_id, offset_bytes)
 );
+
+-- How much each tenant has stored (B2.3): changed with the file's row, in its transaction.
+CREATE TABLE tenant_storage (
+    tenant_id    text PRIMARY KEY REFERENCES tenants,
+    stored_bytes bigint NOT NULL
+);
+INSERT INTO tenant_storage SELECT tenant_id, sum(size_bytes) FROM files GROUP BY tenant_id;

@@ -1,0 +1,1 @@
+"""Logs read: formats, packing, times, levels and measured values; lines out, one at a time."""
