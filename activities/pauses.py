@@ -21,6 +21,17 @@ class PauseInput:
 
 
 @dataclass
+class BatchPauseInput:
+    """Which batch, as a whole, has to wait."""
+
+    tenant_id: str
+    batch_id: str
+    generation: int
+    pause: Pause = field(default_factory=Pause)
+    trace_id: str = ""
+
+
+@dataclass
 class ResumedInput:
     """Which resumption has reached the batch's workflow."""
 
@@ -40,6 +51,11 @@ class PauseActivities:
     async def pause_file(self, input: PauseInput) -> int:
         """Pause file and batch, unless the batch has been resumed since; how often that was."""
         return await self.pauses.pause(input.batch_id, input.file_id, input.generation, input.pause)
+
+    @activity.defn
+    async def pause_batch(self, input: BatchPauseInput) -> int:
+        """Pause the batch as a whole, unless it has been resumed since; how often that was."""
+        return await self.pauses.pause_batch(input.batch_id, input.generation, input.pause)
 
     @activity.defn
     async def note_resumed(self, input: ResumedInput) -> None:

@@ -70,6 +70,7 @@ class PersistActivities:
     async def erase_results(self, input: PersistInput) -> None:
         """Undo `record_results`, and say so with an event."""
         await self.assessments.erase(input.file_id, input.generation, input.thread_id, input.reason)
+        await self._void(input)
 
     @activity.defn
     async def cache_results(self, input: PersistInput) -> None:
@@ -83,7 +84,7 @@ class PersistActivities:
         except Unavailable:
             raise
         except Exception as error:
-            raise _refused("cache_results", error) from error
+            raise refused("cache_results", error) from error
 
     @activity.defn
     async def evict_results(self, input: PersistInput) -> None:
@@ -101,7 +102,7 @@ class PersistActivities:
         except Unavailable:
             raise
         except Exception as error:
-            raise _refused("ring_bell", error) from error
+            raise refused("ring_bell", error) from error
         await self.assessments.finish(input.file_id, input.generation)
 
     @activity.defn
@@ -136,7 +137,7 @@ class PersistActivities:
     async def _void(self, input_: PersistInput) -> None:
         """Whatever is cached of the submission, or is on its way there, is believed no more."""
         try:
-            await self.cache.mark(input_.file_id)
+            await self.cache.forget(input_.file_id)
         except RedisUnavailable:
             return  # gone with the server, or expired within the hour
 
@@ -154,7 +155,8 @@ class PersistActivities:
             return  # the relay polls
 
 
-def _refused(step: str, error: Exception) -> AssayError:
+def refused(step: str, error: Exception) -> AssayError:
+    """What a step met, as a refusal unless it is a condition of ours."""
     if isinstance(error, AssayError):
         return error
     # the type alone: a driver's message may quote the command, and with it a student's words

@@ -132,10 +132,8 @@ def compared(here: Spread, there: Spread, exposure: Exposure, level: Level | Non
         times = "more" if here.count > expected else "fewer"
         return Standing(Change.RATE, f"{here.count} lines where {expected:.0f} were expected: {times}.")
     if here.peak_count >= PEAK_FLOOR and here.peak_rate >= PEAK_FACTOR * max(there.peak_rate, 1.0):
-        return Standing(
-            Change.RATE,
-            f"One log has {here.peak_rate:.1f} per thousand lines, no log of the baseline over {there.peak_rate:.1f}.",
-        )
+        rates = f"{here.peak_rate:.1f} per thousand lines, no log of the baseline over {there.peak_rate:.1f}"
+        return Standing(Change.RATE, f"One log has {rates}.")
     return UNCHANGED
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from domain.states import FILE_MACHINE, BatchState, FileState
 
 MAX_FILES = 100_000
+#: of all files that one tenant has stored
+MAX_TENANT_BYTES = 1024**4
 MAX_CONCURRENT = 1_000
 DEFAULT_MAX_CONCURRENT = 10
 

@@ -427,6 +427,10 @@ class Summaries(Protocol):
         """The batch's summary; raises `NotFound`."""
         ...
 
+    async def baseline_of(self, batch_id: str) -> Baseline | None:
+        """What the batch is compared with, if anything."""
+        ...
+
     async def logs(self, batch_id: str, generation: int) -> GatheredLogs:
         """The batch's parsed logs in the order of their ordinals, and where it stands; raises `NotFound`."""
         ...

@@ -1,11 +1,12 @@
 """What parsing makes of one log: templates with counts, signals, and what share of it was read (B6)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from domain.errors import DocumentInvalid
 from domain.states import FileState
 
 #: what a document of a parsed log says it is; a reader refuses others
@@ -185,6 +186,35 @@ class LogLines(Protocol):
     def read(self, log: LogFile) -> AsyncIterator[LogLine]:
         """All lines, unpacked and decoded as parsing sees them."""
         ...
+
+
+def check_parsed_log(parsed: ParsedLog, *, lines: int, parsed_lines: int) -> None:
+    """Raise `DocumentInvalid` unless the document is of this version, in its bounds, and has those counts."""
+    wrong = next((field for field, right in _rules(parsed, lines, parsed_lines) if not right), None)
+    if wrong is not None:
+        raise DocumentInvalid(f"ParsedLog: {wrong}: out of bounds, or not what was told.", field=wrong)
+
+
+def _rules(parsed: ParsedLog, lines: int, parsed_lines: int) -> Iterator[tuple[str, bool]]:
+    yield "version", parsed.version == PARSED_LOG_VERSION
+    yield "lines", parsed.lines == lines
+    yield "parsed_lines", parsed.parsed_lines == parsed_lines and 0 <= parsed_lines <= lines
+    yield "expanded_bytes", parsed.expanded_bytes >= 0
+    counts = [template.count for template in parsed.templates]
+    yield "templates", len(counts) <= MAX_TEMPLATES and all(count > 0 for count in counts)
+    # of more templates than may be told the largest are
+    yield "templates.count", sum(counts) <= parsed_lines
+    yield "signals", len(parsed.signals) <= MAX_SIGNALS
+    yield "levels", all(count >= 0 for count in parsed.levels.values())
+    yield "first_at", _is_time(parsed.first_at)
+    yield "last_at", _is_time(parsed.last_at)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return not text or datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 # --- the way of a log through its batch -------------------------------------------------------------

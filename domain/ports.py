@@ -277,12 +277,12 @@ class ReportCache(Protocol):
         """The cached report, or `None` (also when Redis is gone)."""
         ...
 
-    async def mark(self, batch_id: str) -> int | None:
+    async def mark(self, batch_id: str) -> str | None:
         """What a report is written with that is read from now on; `None` when Redis is gone."""
         ...
 
     async def write(
-        self, batch_id: str, report: Mapping[str, Any], *, mark: int | None, fence: int | None = None
+        self, batch_id: str, report: Mapping[str, Any], *, mark: str | None, fence: int | None = None
     ) -> None:
         """Cache the report, if that is possible and it was not forgotten since the mark was taken.
 
@@ -481,6 +481,10 @@ class Pauses(Protocol):
         """Pause the file and its batch, unless the batch has been resumed since; how often that was."""
         ...
 
+    async def pause_batch(self, batch_id: str, generation: int, pause: Pause) -> int:
+        """Pause the batch as a whole, unless it has been resumed since; how often that was."""
+        ...
+
     async def note_resumed(self, batch_id: str, resumptions: int) -> None:
         """The workflow knows of that many resumptions."""
         ...
@@ -538,14 +542,14 @@ class Resumptions(Protocol):
 class ResultCache(Protocol):
     """Hot results of one submission (G3.5): those of its newest mark, and no older ones."""
 
-    async def mark(self, submission_id: str) -> int:
-        """Void what is cached, and what others are about to cache; raises `RedisUnavailable`.
+    async def mark(self, submission_id: str) -> str:
+        """Void what is cached, and what others are about to cache; raises as `write`.
 
         Results are read between this and `write`: then they are no older than what they replace.
         """
         ...
 
-    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: int) -> None:
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: str) -> None:
         """Cache each question's result for an hour, if the mark is still the newest.
 
         Raises `RedisUnavailable` or the driver's refusal.
@@ -554,6 +558,10 @@ class ResultCache(Protocol):
 
     async def read(self, submission_id: str, question_ids: Sequence[str]) -> list[dict[str, Any]] | None:
         """All of them, or `None` if one is missing or void, or Redis is gone."""
+        ...
+
+    async def forget(self, submission_id: str) -> None:
+        """Void what is cached, and what is about to be; raises `RedisUnavailable`."""
         ...
 
 
@@ -638,8 +646,16 @@ class BatchRuns(Protocol):
         """scattering → scattered, once every file is final; a repetition is a no-op."""
         ...
 
+    async def begin_gathering(self, batch_id: str) -> None:
+        """scattered → gathering."""
+        ...
+
     async def gather(self, batch_id: str) -> Counts:
         """scattered → gathering → gathered: the files' outcomes counted."""
+        ...
+
+    async def begin_diagnosing(self, batch_id: str) -> None:
+        """gathered → diagnosing."""
         ...
 
     async def finish(self, batch_id: str) -> BatchState:

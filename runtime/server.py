@@ -45,7 +45,7 @@ def services(
     orchestrator = TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker)
     return Services(
         exams=PostgresExams(postgres),
-        batches=PostgresBatches(postgres),
+        batches=PostgresBatches(postgres, max_tenant_bytes=settings.api.max_tenant_bytes),
         resumptions=PostgresPauses(postgres),
         reruns=PostgresReruns(postgres),
         thread_history=PostgresThreadHistory(postgres),

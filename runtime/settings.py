@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.batch import MAX_TENANT_BYTES
 from domain.completion import DEFAULT_MAX_TOKENS
 from domain.timings import WINDOW_FILES, Timings
 
@@ -60,6 +61,7 @@ class ApiSettings(_Part):
     url: str | None = Field(None, description="for clients: where the API is")
     key: SecretStr | None = Field(None, description="for clients, and made known to the API at its start")
     max_file_bytes: int = Field(1024**3, gt=0)
+    max_tenant_bytes: int = Field(MAX_TENANT_BYTES, gt=0)
 
 
 class WorkerSettings(_Part):

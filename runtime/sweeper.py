@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from db.objects.store import ObjectStoreFiles
 from db.postgres.batches import PostgresBatchRuns
 from db.postgres.ledger_port import PostgresLedger
 from db.postgres.pauses import PostgresPauses
+from db.postgres.uploads import PostgresResumableUploads
 from domain.batch import Batch
 from domain.errors import NotFound, Unavailable
 from domain.ports import Clock
@@ -27,6 +29,10 @@ if TYPE_CHECKING:  # it imports LangGraph, which takes a second
 SWEEP_SECONDS = 60.0
 THREAD_SWEEP_SECONDS = 300.0
 LEDGER_SWEEP_SECONDS = 15.0
+UPLOAD_SWEEP_SECONDS = 600.0
+UPLOADS_AT_ONCE = 100
+#: no request takes longer to make a file of what has landed
+LANDING_TIME = timedelta(days=1)
 #: longer than Temporal keeps a history, which could ask for a reply again
 JOURNAL_DAYS = 45
 #: a batch that has changed its state in this time is in good hands
@@ -102,6 +108,39 @@ class LedgerSweeper:
             except Unavailable as error:
                 self._log.info("ledger_sweeper_waits", code=error.code)
             await asyncio.sleep(LEDGER_SWEEP_SECONDS)
+
+
+class UploadSweeper:
+    """Removes uploads that nobody goes on with, and objects that a killed process left half-way."""
+
+    def __init__(self, uploads: PostgresResumableUploads, objects: ObjectStoreFiles, clock: Clock) -> None:
+        self._uploads = uploads
+        self._objects = objects
+        self._clock = clock
+        self._log = structlog.get_logger("assay.sweeper")
+
+    async def run(self) -> None:
+        """Sweep for ever; absent servers are waited for."""
+        while True:
+            try:
+                await self.sweep_once()
+            except Unavailable as error:
+                self._log.info("upload_sweeper_waits", code=error.code)
+            await asyncio.sleep(UPLOAD_SWEEP_SECONDS)
+
+    async def sweep_once(self) -> None:
+        """End what has expired, then look for objects that no row knows; any number may do so at once."""
+        while expired := await self._uploads.expired(UPLOADS_AT_ONCE):
+            for upload_id in expired:
+                await self._remove(await self._uploads.remove(upload_id))
+        async for keys in self._objects.older_than("uploads/", self._clock.now() - LANDING_TIME):
+            await self._remove(sorted(set(keys) - await self._uploads.known(keys)))
+
+    async def _remove(self, keys: list[str]) -> None:
+        for key in keys:
+            await self._objects.delete(key)
+        if keys:
+            self._log.info("upload_remains_removed", objects=len(keys))
 
 
 class ThreadSweeper:

@@ -30,6 +30,7 @@ from db.postgres.locks import PostgresFences
 from db.postgres.pauses import PostgresPauses
 from db.postgres.quotas import PostgresQuotaAudit
 from db.postgres.reports import PostgresResults
+from db.postgres.uploads import PostgresResumableUploads
 from db.redis.barrier import RedisBarrier
 from db.redis.cache import RedisReportCache, RedisResultCache
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
@@ -42,7 +43,7 @@ from runtime.orchestrator import TemporalOrchestrator
 from runtime.reconciling import QuotaReconciler
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
-from runtime.sweeper import BatchSweeper, LedgerSweeper, ThreadSweeper
+from runtime.sweeper import BatchSweeper, LedgerSweeper, ThreadSweeper, UploadSweeper
 from runtime.telemetry import publish_pool_stats, registry
 from workflows.batch import BatchWorkflow, WindowWorkflow
 from workflows.grading import GradingWorkflow
@@ -86,6 +87,7 @@ async def serving(
         publisher = RedisPublisher(resources.redis, resources.hub)
         background.append(OutboxRelay(resources.postgres, publisher).run())
         background.append(sweeper(resources).run())
+        background.append(upload_sweeper(resources).run())
         background.append(LedgerSweeper(resources.ledger, resources.clock).run())
         background.append(reconciler(resources).run())
         events = event_relay(resources)
@@ -108,6 +110,12 @@ def sweeper(resources: Resources) -> BatchSweeper:
         PostgresPauses(resources.postgres),
         TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker),
     )
+
+
+def upload_sweeper(resources: Resources) -> UploadSweeper:
+    """What removes the remains of uploads."""
+    uploads = PostgresResumableUploads(resources.postgres)
+    return UploadSweeper(uploads, resources.objects, resources.clock)
 
 
 def thread_sweeper(resources: Resources) -> ThreadSweeper:

@@ -234,13 +234,14 @@ class GradingWorkflow:
             retries = self._retries
             try:
                 await saga.compensate()
-                return True
             except FailureError as error:
                 if failure_of(error)[0] == SagaCompleted.code:
                     return False
                 reason = f"{argument.reason}; then, undoing it: {': '.join(failure_of(error))}"
                 await file_step(PersistActivities.flag_saga, replace(argument, reason=reason))
                 await self._wait_for_human(retries)
+            else:
+                return True
 
     async def _fail_file(self, input_: GradingInput, error: FailureError) -> GradingResult:
         code, message = failure_of(error)

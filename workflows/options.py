@@ -11,8 +11,8 @@ REPORTS_PER_BATCH = 4_000
 #: a window reports to its batch at most once in this time
 REPORT_INTERVAL = timedelta(seconds=2)
 
-#: one file's state change is one small transaction of milliseconds, and idempotent: a worker that died with it
-#: is noticed after this time, and so is a Postgres that hangs; twice what a full pool lets a step wait (5 s)
+#: one file's state change is one transaction of milliseconds, and idempotent: a worker that died with it is
+#: noticed after this time, and so is a Postgres that hangs; twice what a full pool lets a step wait (5 s)
 FILE_STEP_TIMEOUT = timedelta(seconds=10)
 #: a batch's one may write 100,000 rows, or compute a report of them
 STEP_TIMEOUT = timedelta(seconds=60)
@@ -22,6 +22,10 @@ STEP_DEADLINE = timedelta(hours=24)
 PROMPT_TIMEOUT = timedelta(seconds=1.5)
 #: an agent's attempt may be long: its worker's death is told by the heartbeat, not by this
 ASSESS_TIMEOUT = timedelta(hours=2)
+#: a log may be large and its parser busy: the parser's death is told by the heartbeat, not by this
+PARSE_TIMEOUT = timedelta(hours=6)
+#: as many logs are read again for a gathering as a batch has, its baseline's beside them
+GATHER_TIMEOUT = timedelta(hours=2)
 #: the wait for a child that a run before a reset has started
 AWAIT_TIMEOUT = timedelta(days=7)
 
@@ -39,4 +43,11 @@ ASSESS_RETRY = RetryPolicy(
     backoff_coefficient=2.0,
     maximum_interval=timedelta(seconds=30),
     maximum_attempts=30,
+)
+#: kills of parsers; a log that ends every parser fails after these, its batch goes on
+PARSE_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=10),
+    maximum_attempts=20,
 )

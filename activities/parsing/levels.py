@@ -14,7 +14,14 @@ _WORDS = {
 }
 _LEVELS = {word: level for level, words in _WORDS.items() for word in words.split()}
 #: pino's and bunyan's, as in `{"level":30}`
-_NUMBERS = {10: Level.TRACE, 20: Level.DEBUG, 30: Level.INFO, 40: Level.WARNING, 50: Level.ERROR, 60: Level.FATAL}
+_NUMBERS = {
+    10: Level.TRACE,
+    20: Level.DEBUG,
+    30: Level.INFO,
+    40: Level.WARNING,
+    50: Level.ERROR,
+    60: Level.FATAL,
+}
 #: of syslog, 0 to 7
 _SEVERITIES = (
     *(Level.FATAL,) * 3,

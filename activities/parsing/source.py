@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Protocol
 
-from domain.errors import LimitExceeded
 from domain.logs import LogFormat, LogLine
 
 #: so much of a log tells its format and its encoding
@@ -26,7 +26,7 @@ class Limits:
     #: any log may be so large unpacked, whatever its ratio: a short one of equal lines is no bomb
     free_bytes: int = 64 * 1024**2
     #: archives within archives
-    depth: int = 3
+    depth: int = 5
     #: files in archives, all archives together
     members: int = 10_000
     #: a zip's bytes, which are laid down in a temporary file: its table of contents stands at the end
@@ -71,9 +71,9 @@ class Account:
 class Source:
     """One member of a log: its bytes, and where to account for them."""
 
-    chunks: Iterator[bytes]
+    chunks: Iterator[bytes] = field(default_factory=lambda: iter(()))
     #: its first bytes, at most `HEAD_BYTES`; `chunks` has them, too
-    head: bytes
+    head: bytes = b""
     #: the name within an archive, or empty; data, never a path
     member: str = ""
     #: the name that a person knows it by
@@ -101,6 +101,14 @@ class Reader(Protocol):
         ...
 
 
-def expanded_too_far(limit: str) -> LimitExceeded:
-    """The refusal of an archive that unpacks to more than a limit."""
-    return LimitExceeded(f"The log unpacks to more than the limit of {limit}. Split it.", field="file")
+def with_head(source: Source, chunks: Iterator[bytes]) -> Source:
+    """The source with these bytes, and its head filled from them."""
+    first, size = [], 0
+    for chunk in chunks:
+        first.append(chunk)
+        size += len(chunk)
+        if size >= HEAD_BYTES:
+            break
+    source.head = b"".join(first)[:HEAD_BYTES]
+    source.chunks = chain(first, chunks)
+    return source

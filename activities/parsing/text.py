@@ -23,8 +23,9 @@ _SYSLOG = r"\s(?:[\w.:-]++ [\w()./@-]{1,60}(?: [\d.]++)?(?:\[\d++\])?:\s)?"
 _ANDROID = rf"(?:\s+\d+\s+\d+\s([VDIWEFA])\s[^:]{{0,80}}?\s*:\s|{_PLAIN})"
 _GLOG = r"\s+\d+ [\w.-]++:\d+\] "
 _AFTER = {"syslog": _SYSLOG, "android": _ANDROID, "glog": _GLOG}
-#: what may stand before a time, where a log has it within its lines
-_BEFORE = r"(?P<before>.{1,100}?)"
+#: so many lines are searched for a time further in, as long as none begins with one
+_SEARCHED = 200
+#: layouts that are looked for further in
 _WITHIN = ("iso", "iso_like", "bgl", "access", "dated", "syslog")
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
@@ -35,21 +36,25 @@ _SEARCHED = 200
 
 @dataclass(frozen=True)
 class _Head:
-    """How the lines of one log begin; groups other than the time's are its level's."""
+    """How the lines of one log begin: what stands before the time, the time, and after it the level."""
 
     layout: TimeLayout
     pattern: re.Pattern[str]
-    within: bool = False
+    #: the group of the time; the first is what stands before it where this is the second
+    time: int = 1
 
 
 def _head(layout: TimeLayout) -> _Head:
-    opening = "([IWEF])" if layout.name == "glog" else _OPENING
-    return _Head(layout, re.compile(rf"{opening}({layout.pattern}){_AFTER.get(layout.name, _PLAIN)}"))
+    after = _AFTER.get(layout.name, _PLAIN)
+    if layout.name == "glog":
+        return _Head(layout, re.compile(rf"([IWEF])({layout.pattern}){after}"), time=2)
+    return _Head(layout, re.compile(rf"{_OPENING}({layout.pattern}){after}"))
 
 
 def _head_within(layout: TimeLayout) -> _Head:
-    rest = _AFTER.get(layout.name, _PLAIN)
-    return _Head(layout, re.compile(rf"{_BEFORE}({layout.pattern}){rest}"), within=True)
+    return _Head(
+        layout, re.compile(rf"(.{{1,100}}?)({layout.pattern}){_AFTER.get(layout.name, _PLAIN)}"), time=2
+    )
 
 
 _HEADS = tuple(map(_head, TIME_LAYOUTS))
@@ -80,28 +85,28 @@ class Heads:
     def __init__(self, written_at: datetime) -> None:
         self._times = Times(written_at)
         self._heads = list(_HEADS)
-        self._searches = _SEARCHED
-        self._match = _HEADS[0].pattern.match
         self._head = _HEADS[0]
+        self._match = self._head.pattern.match
+        self._searches = _SEARCHED
 
     def split(self, line: str) -> tuple[datetime | None, Level | None, str]:
-        """Time, level and message of a line; colours are left out of the message."""
+        """Time, level and message of a line; the message is without terminals' colours."""
         text = _COLOUR.sub("", line) if "\x1b" in line else line
         found = self._match(text) or self._search(text)
         if found is None:
             return None, level_at_start(text), text.strip()
-        return self._told_apart(found, text)
-
-    def _told_apart(self, found: re.Match[str], text: str) -> tuple[datetime | None, Level | None, str]:
-        head, groups = self._head, found.groups()
         content = text[found.end() :].rstrip()
-        name = head.layout.name
-        if name == "glog":
-            return self._times.read(head.layout, groups[1]), level_named(groups[0]), content
-        if head.within:
-            return self._within(found, content)
-        level = level_named(found[found.lastindex]) if found.lastindex > 1 else level_at_start(content)
-        return self._times.read(head.layout, groups[0]), level, content
+        at = self._times.read(self._head.layout, found[self._head.time])
+        if found.lastindex != self._head.time:
+            return at, level_named(found[found.lastindex or 0]), content
+        if self._head.time == 1:
+            return at, level_at_start(content), content
+        return at, *self._with_before(found[1], content)
+
+    def _with_before(self, before: str, content: str) -> tuple[Level | None, str]:
+        """The level before the time; what else stands there belongs to the message."""
+        level = level_named(before) or level_at_start(before)
+        return level or level_at_start(content), content if level else before.lstrip() + content
 
     def _search(self, text: str) -> re.Match[str] | None:
         """The first layout that the line has; it is tried first from now on."""
@@ -109,7 +114,19 @@ class Heads:
             if found := head.pattern.match(text):
                 self._settle(head)
                 return found
-        if self._searches:
-            self._searches -= 1
-            ...
+        return self._search_within(text) if self._searches else None
+
+    def _settle(self, head: _Head) -> None:
+        self._head, self._match = head, head.pattern.match
+        self._heads.remove(head)
+        self._heads.insert(0, head)
+        self._searches = 0
+
+    def _search_within(self, text: str) -> re.Match[str] | None:
+        self._searches -= 1
+        for head in _HEADS_WITHIN:
+            if found := head.pattern.match(text):
+                self._heads.append(head)
+                self._settle(head)
+                return found
         return None

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 _MONTHS = {
-    name: number
-    for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)
+    name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)
 }
 _NUMBERS = re.compile(r"\d+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,7 +66,10 @@ def _iso(text: str, _: Years) -> datetime:
 
 
 def _iso_like(text: str, years: Years) -> datetime:
-    return _iso(text.replace("/", "-").replace(" UTC", "Z").replace("_", " ").replace(" +", "+").replace(" -", "-"), years)
+    return _iso(
+        text.replace("/", "-").replace(" UTC", "Z").replace("_", " ").replace(" +", "+").replace(" -", "-"),
+        years,
+    )
 
 
 def _numbers(text: str, _: Years) -> datetime:

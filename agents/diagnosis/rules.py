@@ -266,7 +266,7 @@ def _parent(match: Match, known: Mapping[str, Match]) -> str | None:
         if each in known and not (match.at and known[each].at > match.at)
     ]
     if earlier:
-        return max(reversed(earlier), key=lambda each: each.at).cause.id
+        return max(earlier, key=lambda each: each.at).cause.id
     return next((each for each in match.cause.part_of if each in known), None)
 
 

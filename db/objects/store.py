@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import obstore
@@ -51,6 +52,12 @@ class ObjectStoreFiles:
                 await obstore.delete_async(self._store, key)
         except NotFound:
             return
+
+    async def older_than(self, prefix: str, moment: datetime) -> AsyncIterator[list[str]]:
+        """The keys below the prefix that were last written before the moment, in lists of some hundreds."""
+        with _translated(prefix):
+            async for listed in obstore.list(self._store, prefix):
+                yield [each["path"] for each in listed if each["last_modified"] < moment]
 
     async def ping(self) -> None:
         """Raises `ObjectStoreUnavailable`."""

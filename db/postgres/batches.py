@@ -7,14 +7,17 @@ from typing import Any
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from db.postgres.baselines import resolve_baseline
 from db.postgres.pool import Connection, Postgres
 from domain.batch import (
     MAX_FILES,
+    MAX_TENANT_BYTES,
     Batch,
     BatchKind,
     BatchOpening,
     Counts,
     EventType,
+    LogFigures,
     Pause,
     Progress,
     ProgressEvent,
@@ -28,20 +31,25 @@ from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 BATCH_COLUMNS = """
 id, tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status, generation,
 total_files, expected_workers, max_concurrent, limit_nanodollars, trace_id, failure_code, created_at, updated_at,
-resumptions
+resumptions, baseline_batch_id
 """
 _FILE_COLUMNS = """
 f.id, f.batch_id, f.tenant_id, f.name, f.ordinal, f.size_bytes, f.sha256, f.object_key, f.state, f.generation,
 f.created_at, f.updated_at, f.workflow_id, f.run_id, f.failure_code, f.failure_message, f.vehicle_id, f.vin,
-s.score, s.max_score, coalesce(s.needs_review, false) AS needs_review
+s.score, s.max_score, coalesce(s.needs_review, false) AS needs_review,
+CASE WHEN l.id IS NOT NULL THEN jsonb_build_object(
+    'format', l.format, 'lines', l.lines, 'parsed_lines', l.parsed_lines, 'expanded_bytes', l.expanded_bytes,
+    'templates', l.templates, 'signals', l.signals, 'levels', l.levels, 'first_at', coalesce(to_jsonb(l.first_at), '""'),
+    'last_at', coalesce(to_jsonb(l.last_at), '""'), 'incomplete', l.incomplete) END AS log
 """
+_FILES = "files f LEFT JOIN submissions s ON s.id = f.id LEFT JOIN logs l ON l.id = f.id"
 
 OPEN_SQL = """
-INSERT INTO batches (id, tenant_id, kind, name, exam_id, rubric_version, baseline, model, vehicle_id, vin, status,
-                     expected_workers, max_concurrent, limit_nanodollars, trace_id)
-VALUES (%(id)s, %(tenant_id)s, %(kind)s, %(name)s, %(exam_id)s, %(rubric_version)s, %(baseline)s, %(model)s,
-        %(vehicle_id)s, %(vin)s, %(status)s, %(expected_workers)s, %(max_concurrent)s, %(limit_nanodollars)s,
-        %(trace_id)s)
+INSERT INTO batches (id, tenant_id, kind, name, exam_id, rubric_version, baseline, baseline_batch_id, model,
+                     vehicle_id, vin, status, expected_workers, max_concurrent, limit_nanodollars, trace_id)
+VALUES (%(id)s, %(tenant_id)s, %(kind)s, %(name)s, %(exam_id)s, %(rubric_version)s, %(baseline)s,
+        %(baseline_batch_id)s, %(model)s, %(vehicle_id)s, %(vin)s, %(status)s, %(expected_workers)s,
+        %(max_concurrent)s, %(limit_nanodollars)s, %(trace_id)s)
 ON CONFLICT (id) DO NOTHING
 """
 NEWEST_RUBRIC_SQL = """
@@ -85,25 +93,32 @@ VALUES (%(file_id)s, %(batch_id)s, %(tenant_id)s, %(name)s, %(size_bytes)s, %(sh
 ON CONFLICT (batch_id, name) DO NOTHING
 """
 FILE_BY_NAME_SQL = f"""
-SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
+SELECT {_FILE_COLUMNS} FROM {_FILES}
 WHERE f.batch_id = %s AND f.name = %s FOR UPDATE OF f
 """
+# the row of a tenant's storage is locked until the commit: what two uploads add is added up
+STORE_BYTES_SQL = """
+INSERT INTO tenant_storage AS known (tenant_id, stored_bytes) VALUES (%(tenant_id)s, %(bytes)s)
+ON CONFLICT (tenant_id) DO UPDATE SET stored_bytes = known.stored_bytes + excluded.stored_bytes
+RETURNING stored_bytes
+"""
+STORED_BYTES_SQL = "SELECT stored_bytes FROM tenant_storage WHERE tenant_id = %s"
 REPLACE_FILE_SQL = """
 UPDATE files SET size_bytes = %(size_bytes)s, sha256 = %(sha256)s, object_key = %(object_key)s,
                  vehicle_id = %(vehicle_id)s, vin = %(vin)s, updated_at = now()
 WHERE id = %(id)s
 """
 LIST_FILES_SQL = f"""
-SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
+SELECT {_FILE_COLUMNS} FROM {_FILES}
 WHERE f.batch_id = %s ORDER BY f.name LIMIT %s OFFSET %s
 """
 FILE_SIZES_SQL = "SELECT name, size_bytes FROM files WHERE batch_id = %s"
 READ_FILE_SQL = f"""
-SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id
+SELECT {_FILE_COLUMNS} FROM {_FILES}
 WHERE f.id = %s AND f.batch_id = %s AND f.tenant_id = %s
 """
 READ_SUBMISSION_SQL = f"""
-SELECT {_FILE_COLUMNS} FROM files f LEFT JOIN submissions s ON s.id = f.id WHERE f.id = %s AND f.tenant_id = %s
+SELECT {_FILE_COLUMNS} FROM {_FILES} WHERE f.id = %s AND f.tenant_id = %s
 """
 POSITION_SQL = """
 SELECT coalesce((SELECT max(number) FROM progress_events WHERE batch_id = %(batch_id)s), 0) AS last_number,
@@ -166,6 +181,9 @@ INSERT INTO progress_events (batch_id, file_id, event_type, data)
 SELECT %(batch_id)s, id, 'StatusChanged',
        jsonb_build_object('machine', 'file', 'from', state, 'to', 'cancelled') FROM before
 """
+DIAGNOSED_SQL = """
+SELECT 1 AS one FROM ai_diagnoses WHERE batch_id = %s AND generation = %s AND recorded_at IS NOT NULL
+"""
 SET_PROCESSED_SQL = "UPDATE batches SET processed_files = %s WHERE id = %s"
 END_EARLY_SQL = "UPDATE batches SET processed_files = %s, failure_code = %s WHERE id = %s"
 UNFINISHED_SQL = f"""
@@ -199,17 +217,24 @@ _ORDER = {
 class PostgresBatches:
     """Batches and their files, as the API asks for them."""
 
-    def __init__(self, postgres: Postgres, *, max_files: int = MAX_FILES) -> None:
+    def __init__(
+        self, postgres: Postgres, *, max_files: int = MAX_FILES, max_tenant_bytes: int = MAX_TENANT_BYTES
+    ) -> None:
         self._postgres = postgres
         self._max_files = max_files
+        self._max_tenant_bytes = max_tenant_bytes
 
     async def open(self, tenant_id: str, opening: BatchOpening, trace_id: str, batch_id: str) -> Batch:
         """A new pending batch under that id; one that is there is answered as it is.
 
-        Raises `NotFound` for an exam that the tenant does not have.
+        Raises `NotFound` for an exam or a baseline that the tenant does not have, `Conflict` for a baseline
+        that is not gathered.
         """
         async with self._postgres.transaction() as connection:
             version = await self._rubric_version(connection, tenant_id, opening)
+            baseline = None
+            if opening.baseline is not None:
+                baseline = await resolve_baseline(connection, tenant_id, opening.baseline)
             inserted = await connection.execute(
                 OPEN_SQL,
                 {
@@ -217,6 +242,7 @@ class PostgresBatches:
                     "id": batch_id,
                     "tenant_id": tenant_id,
                     "rubric_version": version,
+                    "baseline_batch_id": baseline,
                     "status": BATCH_MACHINE.initial,
                     "trace_id": trace_id,
                 },
@@ -258,12 +284,28 @@ class PostgresBatches:
         """The batch, if it takes files still; raises `BatchFrozen`, `LimitExceeded` or `NotFound`."""
         batch = await self.read(tenant_id, batch_id)
         _refuse_frozen(batch)
+        stored = await self._postgres.row(STORED_BYTES_SQL, [tenant_id])
+        if stored and stored["stored_bytes"] >= self._max_tenant_bytes:
+            raise self._over(stored["stored_bytes"])
         if batch.total_files >= self._max_files:
             # a repetition is a no-op in a full batch, too
             known = await self._postgres.row(KNOWN_NAME_SQL, [batch_id, name])
             if known is None:
                 raise self._full(name)
         return batch
+
+    async def _store_bytes(self, connection: Connection, tenant_id: str, more_bytes: int) -> None:
+        cursor = await connection.execute(STORE_BYTES_SQL, {"tenant_id": tenant_id, "bytes": more_bytes})
+        row = await cursor.fetchone()
+        assert row
+        if more_bytes > 0 and row["stored_bytes"] > self._max_tenant_bytes:
+            raise self._over(row["stored_bytes"] - more_bytes)
+
+    def _over(self, stored_bytes: int) -> LimitExceeded:
+        return LimitExceeded(
+            f"The tenant has {stored_bytes:,} bytes stored; at most {self._max_tenant_bytes:,} "
+            "(max_tenant_bytes) are possible."
+        )
 
     def _full(self, name: str) -> LimitExceeded:
         return LimitExceeded(f"{name}: a batch takes at most {self._max_files:,} files (max_files).")
@@ -285,6 +327,7 @@ class PostgresBatches:
                 if batch.total_files >= self._max_files:
                     raise self._full(upload.name)
                 await connection.execute(COUNT_IN_SQL, [batch_id])
+                await self._store_bytes(connection, tenant_id, upload.size_bytes)
                 return StoredUpload(known, created=True)
             if known.sha256 == upload.sha256:
                 return StoredUpload(known, created=False)
@@ -295,6 +338,7 @@ class PostgresBatches:
                     field="name",
                 )
             await connection.execute(REPLACE_FILE_SQL, {**vars(upload), "id": known.id})
+            await self._store_bytes(connection, tenant_id, upload.size_bytes - known.size_bytes)
             replaced = await _file_by_name(connection, batch_id, upload.name)
             return StoredUpload(replaced, created=False, replaced_object_key=known.object_key)
 
@@ -462,6 +506,11 @@ class PostgresBatchRuns:
                 await _tell(connection, batch_id, EventType.ALL_FILES_SCATTERED, files=counts.finished)
             return counts
 
+    async def begin_gathering(self, batch_id: str) -> None:
+        """scattered → gathering."""
+        async with self._postgres.transaction() as connection:
+            await _advance(connection, batch_id, BatchState.GATHERING)
+
     async def gather(self, batch_id: str) -> Counts:
         """scattered → gathering → gathered: the files' outcomes counted."""
         async with self._postgres.transaction() as connection:
@@ -472,8 +521,13 @@ class PostgresBatchRuns:
                 await _tell(connection, batch_id, EventType.ALL_FILES_GATHERED, counts=vars(counts))
             return counts
 
+    async def begin_diagnosing(self, batch_id: str) -> None:
+        """gathered → diagnosing."""
+        async with self._postgres.transaction() as connection:
+            await _advance(connection, batch_id, BatchState.DIAGNOSING)
+
     async def finish(self, batch_id: str) -> BatchState:
-        """gathered → completed, partial or failed, with `ReportReady`."""
+        """gathered or diagnosing → completed, partial or failed, with `ReportReady`."""
         async with self._postgres.transaction() as connection:
             batch = await lock_batch(connection, batch_id)
             if batch.state in BATCH_MACHINE.final:
@@ -481,6 +535,8 @@ class PostgresBatchRuns:
             # the table lets any running batch end early; here only one whose work is done may end
             BATCH_MACHINE.check(batch.state, BatchState.COMPLETED)
             outcome = outcome_of(await _counts(connection, batch_id))
+            if outcome is BatchState.COMPLETED and await _lacks_diagnosis(connection, batch):
+                outcome = BatchState.PARTIAL
             await _tell(connection, batch_id, EventType.REPORT_READY)
             await move_batch(connection, batch, outcome)
             return outcome
@@ -515,6 +571,14 @@ def outcome_of(counts: Counts) -> BatchState:
     if counts.completed == counts.total:
         return BatchState.COMPLETED
     return BatchState.PARTIAL if counts.completed else BatchState.FAILED
+
+
+async def _lacks_diagnosis(connection: Connection, batch: Batch) -> bool:
+    """Whether the batch was to be diagnosed, and could not be."""
+    if batch.opening.kind is not BatchKind.DIAGNOSIS:
+        return False
+    cursor = await connection.execute(DIAGNOSED_SQL, [batch.id, batch.generation])
+    return await cursor.fetchone() is None
 
 
 # --- moves, within the caller's transaction ------------------------------------------------------
@@ -618,6 +682,7 @@ def batch_of(row: DictRow) -> Batch:
         updated_at=row["updated_at"],
         failure_code=row["failure_code"],
         resumptions=row["resumptions"],
+        baseline_batch_id=None if row["baseline_batch_id"] is None else str(row["baseline_batch_id"]),
     )
 
 
@@ -628,9 +693,9 @@ def _pause(row: DictRow) -> Pause | None:
 
 
 def _file(row: DictRow) -> StoredFile:
-    return StoredFile(
-        **{**row, "id": str(row["id"]), "batch_id": str(row["batch_id"]), "state": FileState(row["state"])}
-    )
+    ids = {"id": str(row["id"]), "batch_id": str(row["batch_id"])}
+    log = None if row["log"] is None else LogFigures(**row["log"])
+    return StoredFile(**{**row, **ids, "state": FileState(row["state"]), "log": log})
 
 
 def event_of(row: DictRow) -> ProgressEvent:

@@ -10,7 +10,7 @@ from db.postgres.documents import jsonb
 from db.postgres.grading import LOCK_FILE_SQL
 from db.postgres.pool import Postgres
 from domain.batch import EventType
-from domain.diagnosis import BatchSummary, GatheredLogs
+from domain.diagnosis import Baseline, BatchSummary, GatheredLogs
 from domain.documents import from_plain
 from domain.errors import NotFound, SagaStepRefused
 from domain.logs import KeptLog, LogFile, LogStart, ParsedLog, QueuedLog
@@ -60,6 +60,11 @@ SELECT f.id, f.name, f.object_key, f.size_bytes, l.parsed_key, l.parsed_sha256,
        coalesce(nullif(f.vehicle_id, ''), b.vehicle_id) AS vehicle_id, coalesce(nullif(f.vin, ''), b.vin) AS vin
 FROM logs l JOIN files f ON f.id = l.id JOIN batches b ON b.id = l.batch_id
 WHERE l.batch_id = %s AND f.state = 'completed' ORDER BY f.ordinal
+"""
+# an id as name is none
+BASELINE_OF_SQL = """
+SELECT baseline_batch_id, CASE WHEN baseline <> baseline_batch_id::text THEN baseline ELSE '' END AS name
+FROM batches WHERE id = %s AND baseline_batch_id IS NOT NULL
 """
 # whoever was first has decided: the same logs have the same summary
 WRITE_SUMMARY_SQL = """
@@ -133,6 +138,11 @@ class PostgresSummaries:
         if row is None:
             raise NotFound(f"Batch {batch_id} is not gathered in generation {generation}.", field="batch_id")
         return from_plain(BatchSummary, row["document"])
+
+    async def baseline_of(self, batch_id: str) -> Baseline | None:
+        """What the batch is compared with, if anything."""
+        row = await self._postgres.row(BASELINE_OF_SQL, [batch_id])
+        return None if row is None else Baseline(str(row["baseline_batch_id"]), row["name"])
 
     async def logs(self, batch_id: str, generation: int) -> GatheredLogs:
         """The batch's parsed logs in the order of their ordinals, and where it stands; raises `NotFound`."""

@@ -8,7 +8,6 @@ from domain.batch import Batch, Pause
 from domain.errors import EpochSuperseded, IllegalTransition
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 
-RESUMPTIONS_SQL = "SELECT resumptions FROM batches WHERE id = %s"
 PAUSE_BATCH_SQL = """
 UPDATE batches SET paused_from = %s, paused_scope = %s, missing_nanodollars = %s WHERE id = %s
 """
@@ -49,19 +48,24 @@ class PostgresPauses:
     async def pause(self, batch_id: str, file_id: str, generation: int, pause: Pause) -> int:
         """Pause the file and its batch, unless the batch has been resumed since; how often that was."""
         async with self._postgres.transaction() as connection:
-            batch = await lock_batch(connection, batch_id)
-            if batch.generation != generation:
-                raise EpochSuperseded(f"Generation {generation} of batch {batch_id} is over.")
-            resumptions = int((await _row(connection, RESUMPTIONS_SQL, batch_id))["resumptions"])
-            if resumptions > pause.resumptions:
-                return resumptions
+            batch = await _lock_generation(connection, batch_id, generation)
+            if batch.resumptions > pause.resumptions:
+                return batch.resumptions
             await _pause_batch(connection, batch, pause)
             amounts = {"scope": pause.scope, "missing_nanodollars": pause.missing_nanodollars}
             origins = FILE_MACHINE.origins_of(FileState.PAUSED)
             await connection.execute(
                 PAUSE_FILE_SQL, {"file_id": file_id, "generation": generation, "origins": origins, **amounts}
             )
-            return resumptions
+            return batch.resumptions
+
+    async def pause_batch(self, batch_id: str, generation: int, pause: Pause) -> int:
+        """Pause the batch as a whole, unless it has been resumed since; how often that was."""
+        async with self._postgres.transaction() as connection:
+            batch = await _lock_generation(connection, batch_id, generation)
+            if batch.resumptions <= pause.resumptions:
+                await _pause_batch(connection, batch, pause)
+            return batch.resumptions
 
     async def resume(self, tenant_id: str, batch_id: str) -> int | None:
         """Return a paused batch to the state that it came from; how often it has been resumed.
@@ -89,6 +93,13 @@ class PostgresPauses:
     async def untold(self) -> list[Batch]:
         """Batches whose workflow has not said that it heard of their last resumption."""
         return [batch_of(row) for row in await self._postgres.rows(UNTOLD_SQL, [_FINAL_BATCH])]
+
+
+async def _lock_generation(connection: Connection, batch_id: str, generation: int) -> Batch:
+    batch = await lock_batch(connection, batch_id)
+    if batch.generation != generation:
+        raise EpochSuperseded(f"Generation {generation} of batch {batch_id} is over.")
+    return batch
 
 
 async def _pause_batch(connection: Connection, batch: Batch, pause: Pause) -> None:

@@ -8,9 +8,9 @@ from psycopg.types.json import Jsonb
 from db.postgres.batches import TELL_SQL, lock_batch, lock_batch_of
 from db.postgres.pool import Connection, Postgres
 from db.postgres.thread_history import following
-from domain.batch import Batch, EventType
+from domain.batch import Batch, BatchKind, EventType
 from domain.errors import IllegalTransition, LimitExceeded, NotFound, NothingToRerun
-from domain.states import BATCH_MACHINE, FILE_MACHINE, FileState
+from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 from domain.threads import MAX_FORKED, ForkPlace
 
 #: files whose checkpoints are looked at together
@@ -38,6 +38,7 @@ UPDATE batches SET status = %(target)s, generation = %(generation)s, failure_cod
 WHERE id = %(batch_id)s
 """
 # whatever still works on an earlier generation owns its thread no more
+SUPERSEDE_DIAGNOSES_SQL = "UPDATE agent_threads SET epoch = epoch + 1, updated_at = now() WHERE batch_id = %s"
 RERUN_FILES_SQL = """
 WITH chosen AS (
     SELECT * FROM unnest(%(file_ids)s::uuid[], %(thread_ids)s::text[], %(checkpoint_ids)s::text[])
@@ -82,6 +83,8 @@ class PostgresReruns:
         async with self._postgres.transaction() as connection:
             batch = await _lock_final(connection, tenant_id, batch_id)
             file_ids = await _files_in(connection, batch_id, _UNFINISHED)
+            if not file_ids and not _lacks_diagnosis(batch):
+                raise _nothing_to_rerun(batch)
             return await _rerun(connection, batch, [_Chosen(each) for each in file_ids])
 
     async def fork(
@@ -98,7 +101,18 @@ class PostgresReruns:
                 raise LimitExceeded(
                     f"{len(file_ids):,} submissions: one fork takes at most {MAX_FORKED:,} (max_forked)."
                 )
+            if not file_ids:
+                raise _nothing_to_rerun(batch)
             return await _rerun(connection, batch, await _fork_points(connection, file_ids, place))
+
+
+def _lacks_diagnosis(batch: Batch) -> bool:
+    """Whether all that is missing is the diagnosis: one that has it, and no file that failed, is completed."""
+    return batch.opening.kind is BatchKind.DIAGNOSIS and batch.state is not BatchState.COMPLETED
+
+
+def _nothing_to_rerun(batch: Batch) -> NothingToRerun:
+    return NothingToRerun(f"The batch is {batch.state} and has no file to run again.", field="batch_id")
 
 
 async def _lock_final(connection: Connection, tenant_id: str, batch_id: str) -> Batch:
@@ -146,11 +160,10 @@ async def _fork_points(connection: Connection, file_ids: Sequence[str], place: F
 
 
 async def _rerun(connection: Connection, batch: Batch, chosen: Sequence[_Chosen]) -> Batch:
-    if not chosen:
-        raise NothingToRerun(f"The batch is {batch.state} and has no file to run again.", field="batch_id")
     generation, target = batch.generation + 1, BATCH_MACHINE.rerun
     moved = {"target": target, "generation": generation, "batch_id": batch.id}
     await connection.execute(RERUN_BATCH_SQL, moved)
+    await connection.execute(SUPERSEDE_DIAGNOSES_SQL, [batch.id])
     told = {"machine": "batch", "from": batch.state, "to": target, "generation": generation}
     await connection.execute(TELL_SQL, [batch.id, None, EventType.STATUS_CHANGED, Jsonb(told)])
     await connection.execute(

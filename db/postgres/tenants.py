@@ -1,11 +1,13 @@
 """Tenants, their profiles, their API keys, and the idempotency keys of their requests."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from psycopg.rows import DictRow
 
+from db.bunches import Bunches
 from db.postgres.ledger import SET_LIMIT_SQL, SET_TENANT_SQL
 from db.postgres.pool import Connection, Postgres
 from domain.errors import Conflict, IdempotencyMismatch, NotFound, Unauthenticated
@@ -33,14 +35,14 @@ from domain.ports import Claim
 
 # --- keys ------------------------------------------------------------------------------------------------
 
-# asked at every request: a key that is revoked opens nothing from then on
+# asked at every request, of those that have come: a key that is revoked opens nothing from then on
 AUTHENTICATE_SQL = """
-SELECT k.id, k.tenant_id, k.scopes, k.profile, k.models, k.default_max_tokens,
+SELECT k.sha256, k.id, k.tenant_id, k.scopes, k.profile, k.models, k.default_max_tokens,
        k.requests_per_minute, k.tokens_per_minute, k.max_concurrent,
        t.requests_per_minute AS all_requests_per_minute, t.tokens_per_minute AS all_tokens_per_minute,
        t.max_concurrent AS all_max_concurrent
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
-WHERE k.sha256 = %s AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+WHERE k.sha256 = ANY(%s) AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 """
 ENSURE_TENANT_SQL = "INSERT INTO tenants (id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 ENSURE_KEY_SQL = """
@@ -143,13 +145,19 @@ class PostgresKeys:
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
+        self._arrivals: Bunches[bytes, Caller | None] = Bunches(self._callers)
 
     async def authenticate(self, secret: str) -> Caller:
         """The caller of that key; raises `Unauthenticated`."""
-        row = await self._postgres.row(AUTHENTICATE_SQL, [key_hash(secret)])
-        if row is None:
+        caller = await self._arrivals.ask(key_hash(secret))
+        if caller is None:
             raise Unauthenticated("This key is not known, or it has expired or been revoked.")
-        return _caller(row)
+        return caller
+
+    async def _callers(self, hashes: Sequence[bytes]) -> list[Caller | None]:
+        rows = await self._postgres.rows(AUTHENTICATE_SQL, [list(set(hashes))])
+        callers = {row["sha256"]: _caller(row) for row in rows}
+        return [callers.get(each) for each in hashes]
 
     async def ensure(self, tenant_id: str, tenant_name: str, key_name: str, secret: str) -> None:
         """Make the tenant and the key, one that may everything, if they are not there."""

@@ -13,12 +13,13 @@ from domain.ports import Clock
 from domain.states import BATCH_MACHINE, FileState
 
 # Failed files keep everything, and so does what is not final: somebody may still want to go on from there.
-# A thread without a file has nobody who could.
+# A thread without a file and a batch has nobody who could.
 DUE_SQL = """
 SELECT t.thread_id FROM agent_threads t
-LEFT JOIN files f ON f.id = t.file_id LEFT JOIN batches b ON b.id = f.batch_id
+LEFT JOIN files f ON f.id = t.file_id LEFT JOIN batches b ON b.id = coalesce(f.batch_id, t.batch_id)
 WHERE t.kept = ANY(%(kept)s) AND t.updated_at < %(before)s
-  AND (f.id IS NULL OR f.state <> %(failed)s AND b.status = ANY(%(final)s) AND b.updated_at < %(before)s)
+  AND (b.id IS NULL OR (f.id IS NULL OR f.state <> %(failed)s)
+                       AND b.status = ANY(%(final)s) AND b.updated_at < %(before)s)
 ORDER BY t.updated_at LIMIT %(count)s
 """
 PRUNED_SQL = "UPDATE agent_threads SET kept = %s WHERE thread_id = ANY(%s)"

@@ -1,6 +1,7 @@
 """Hot results and reports; absence is never an error, and Postgres has the truth."""
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,8 @@ REPORT_SECONDS = 600
 
 #: a mark outlives every entry that has it
 MARK_SECONDS = 2 * RESULT_SECONDS
+_MARK_BYTES = 8
 
-VOID = """
-local mark = redis.call('INCR', KEYS[1])
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return mark
-"""
 WRITE_MARKED = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 for n = 2, #KEYS do redis.call('SET', KEYS[n], ARGV[n + 1], 'EX', ARGV[2]) end
@@ -26,10 +23,12 @@ return 1
 """
 #: a rebuild that took longer than its lease must not replace a newer one's, nor one what was forgotten meanwhile
 WRITE_FENCED = """
-if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[4] then return 0 end
-local newest = redis.call('GET', KEYS[2])
-if newest and tonumber(newest) > tonumber(ARGV[3]) then return 0 end
-if ARGV[3] ~= '0' then redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2]) end
+if redis.call('GET', KEYS[3]) ~= ARGV[4] then return 0 end
+if ARGV[3] ~= '' then
+    local newest = redis.call('GET', KEYS[2])
+    if newest and tonumber(newest) > tonumber(ARGV[3]) then return 0 end
+    redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
+end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
 """
@@ -41,8 +40,8 @@ def result_key(submission_id: str, question_id: str) -> str:
 
 
 def result_mark_key(submission_id: str) -> str:
-    """Where the mark is that entries must have to be believed."""
-    return f"hot_cache:grading_result:{submission_id}:mark:newest"
+    """Where the mark is that the submission's entries must have to be believed."""
+    return f"hot_cache:grading_results_mark:{submission_id}"
 
 
 def report_key(batch_id: str) -> str:
@@ -56,7 +55,7 @@ def report_fence_key(batch_id: str) -> str:
 
 
 def report_mark_key(batch_id: str) -> str:
-    """Where it is counted how often the report was forgotten of late."""
+    """Where the mark is that a rebuilt report must have been begun with."""
     return f"report:{batch_id}:mark"
 
 
@@ -69,18 +68,19 @@ class RedisResultCache:
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
-        self._void = link.client.register_script(VOID)
         self._write_marked = link.client.register_script(WRITE_MARKED)
 
-    async def mark(self, submission_id: str) -> int:
-        """Void what is cached, and what others are about to cache; raises `RedisUnavailable`.
+    async def mark(self, submission_id: str) -> str:
+        """Void what is cached, and what others are about to cache; raises as `write`.
 
         Results are read between this and `write`: then they are no older than what they replace.
         """
+        mark = secrets.token_hex(_MARK_BYTES)
         with self._link.use() as client:
-            return int(await self._void([result_mark_key(submission_id)], [MARK_SECONDS], client))
+            await client.set(result_mark_key(submission_id), mark, ex=MARK_SECONDS)
+        return mark
 
-    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: int) -> None:
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: str) -> None:
         """Cache each question's result for an hour, if the mark is still the newest.
 
         Raises `RedisUnavailable` or the driver's refusal.
@@ -88,7 +88,7 @@ class RedisResultCache:
         keys = [result_key(submission_id, each["question_id"]) for each in results]
         texts = [json.dumps({"mark": mark, "result": each}, ensure_ascii=False) for each in results]
         with self._link.use() as client:
-            arguments = [mark, RESULT_SECONDS, *texts]
+            arguments: list[str | int] = [mark, RESULT_SECONDS, *texts]
             await self._write_marked([result_mark_key(submission_id), *keys], arguments, client)
 
     async def read(self, submission_id: str, question_ids: Sequence[str]) -> list[dict[str, Any]] | None:
@@ -102,8 +102,14 @@ class RedisResultCache:
         except GONE_OR_REFUSED:
             return None
         entries = [json.loads(each) for each in found if each is not None]
-        results = [each["result"] for each in entries if str(each["mark"]) == mark]
+        results = [each["result"] for each in entries if each["mark"] == mark]
         return results if len(results) == len(question_ids) else None
+
+    async def forget(self, submission_id: str) -> None:
+        """Void what is cached, and what is about to be; raises `RedisUnavailable`."""
+        with self._link.use() as client:
+            # the entries go by themselves, and without their mark nobody believes them; a full server deletes, too
+            await client.delete(result_mark_key(submission_id))
 
 
 class RedisReportCache:
@@ -112,7 +118,6 @@ class RedisReportCache:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._write_fenced = link.client.register_script(WRITE_FENCED)
-        self._void = link.client.register_script(VOID)
         self._log = structlog.get_logger("assay.cache")
 
     async def read(self, batch_id: str) -> dict[str, Any] | None:
@@ -124,16 +129,18 @@ class RedisReportCache:
             return None
         return None if text is None else json.loads(text)
 
-    async def mark(self, batch_id: str) -> int | None:
+    async def mark(self, batch_id: str) -> str | None:
         """What a report is written with that is read from now on; `None` when Redis is gone."""
+        key, mark = report_mark_key(batch_id), secrets.token_hex(_MARK_BYTES)
         try:
             with self._link.use() as client:
-                return int(await client.get(report_mark_key(batch_id)) or 0)
+                known: str | None = await client.set(key, mark, ex=MARK_SECONDS, nx=True, get=True)
         except GONE_OR_REFUSED:
             return None
+        return known or mark
 
     async def write(
-        self, batch_id: str, report: Mapping[str, Any], *, mark: int | None, fence: int | None = None
+        self, batch_id: str, report: Mapping[str, Any], *, mark: str | None, fence: int | None = None
     ) -> None:
         """Cache the report, if that is possible and it was not forgotten since the mark was taken.
 
@@ -145,7 +152,7 @@ class RedisReportCache:
         text = json.dumps(report, ensure_ascii=False)
         try:
             with self._link.use() as client:
-                await self._write_fenced(keys, [text, REPORT_SECONDS, fence or 0, mark], client)
+                await self._write_fenced(keys, [text, REPORT_SECONDS, "" if fence is None else fence, mark], client)
         except GONE_OR_REFUSED as error:
             self._log.info("report_not_cached", batch_id=batch_id, reason=type(error).__name__)
 
@@ -153,8 +160,7 @@ class RedisReportCache:
         """Drop the cached report, if that is possible; one that is being rebuilt now is not cached."""
         try:
             with self._link.use() as client:
-                await self._void([report_mark_key(batch_id)], [MARK_SECONDS], client)
-                await client.delete(report_key(batch_id))
+                await client.delete(report_key(batch_id), report_mark_key(batch_id))
         except GONE_OR_REFUSED as error:
             # it expires by itself; a report is cached for final batches only
             self._log.info("report_not_forgotten", batch_id=batch_id, reason=type(error).__name__)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
 from typing import Any, NamedTuple
@@ -91,11 +91,16 @@ class RedisLink:
         """
         return self._bunches.ask(command)
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
-        """As `ask`, what the script answers."""
+    def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]
+    ) -> Coroutine[Any, Any, Any]:
+        """As `ask`, what the script answers; it has its turn from now on, and not from the first wait for it."""
         asked = (len(keys), *keys, *arguments)
+        return self._run(script, asked, self.ask("EVALSHA", script.sha1, *asked))
+
+    async def _run(self, script: Script, asked: tuple[str | int, ...], answer: "asyncio.Future[Any]") -> Any:
         try:
-            return await self.ask("EVALSHA", script.sha1, *asked)
+            return await answer
         except NoScriptError:
             # a server that is new, or was restarted: nothing was done yet
             return await self.ask("EVAL", script.text, *asked)

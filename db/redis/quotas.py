@@ -297,15 +297,17 @@ class RedisQuotas:
         tenants: dict[str, list[AccountBalance]] = {}
         for balance in balances:
             tenants.setdefault(balance.account.tenant_id, []).append(balance)
-        return sum(await asyncio.gather(*(self._write(own, wrong) for own in tenants.values())))
+        written = [self._write(own, wrong) for own in tenants.values()]
+        return sum(await asyncio.gather(*written))
 
-    async def _write(self, balances: Sequence[AccountBalance], wrong: Mapping[Account, int]) -> int:
+    def _write(
+        self, balances: Sequence[AccountBalance], wrong: Mapping[Account, int]
+    ) -> Coroutine[Any, Any, int]:
         """Those of one tenant."""
         arguments: list[str | int] = [COPY_SECONDS * 1000]
         for each in balances:
             arguments += [_text(each), each.version, wrong.get(each.account, "")]
-        written: int = await self._link.run(_WRITE, [copy_key(each.account) for each in balances], arguments)
-        return written
+        return self._link.run(_WRITE, [copy_key(each.account) for each in balances], arguments)
 
     def _queue(self, balance: AccountBalance, since: float) -> None:
         known = self._waiting.get(balance.account)

@@ -74,9 +74,7 @@ async def test_the_format_is_the_one_that_is_accepted_first(
     assert answer.headers["vary"] == "Accept"
 
 
-async def test_criteria_are_added_where_they_are_asked_for(
-    api: httpx.AsyncClient, workers: None
-) -> None:
+async def test_criteria_are_added_where_they_are_asked_for(api: httpx.AsyncClient, workers: None) -> None:
     batch_id = await graded(api, {"a.json": a_submission(), "b.json": b"\xff"})
     async with asyncio.timeout(60):
         while (await api.get(f"/v1/batches/{batch_id}")).json()["status"] not in BATCH_MACHINE.final:
@@ -125,7 +123,8 @@ async def test_a_report_that_an_older_version_has_cached_is_read_anew(
     url = f"/v1/batches/{batch_id}/report"
     whole = (await api.get(url)).json()
     cache = services(session_resources).report_cache
-    await cache.write(batch_id, {name: whole[name] for name in ("batch", "counts", "submissions")})
+    mark = await cache.mark(batch_id)
+    await cache.write(batch_id, {name: whole[name] for name in ("batch", "counts", "submissions")}, mark=mark)
 
     assert (await api.get(url)).json() == whole
     assert (await api.get(url, params={"format": "html"})).status_code == 200
@@ -140,7 +139,8 @@ async def test_all_formats_of_a_final_batch_come_from_one_reading(
     cache = services(session_resources).report_cache
     kept = await cache.read(batch_id)
     assert kept is not None
-    await cache.write(batch_id, kept | {"batch": kept["batch"] | {"exam_title": "As cached"}})
+    other = kept | {"batch": kept["batch"] | {"exam_title": "As cached"}}
+    await cache.write(batch_id, other, mark=await cache.mark(batch_id))
 
     assert "As cached" in (await api.get(url, params={"format": "html"})).text
 
@@ -183,11 +183,13 @@ async def test_a_rebuild_that_lost_its_lease_does_not_replace_a_newer_one(
     batch_id: str, session_resources: Resources
 ) -> None:
     cache = services(session_resources).report_cache
-    await cache.write(batch_id, {"batch": "newer"}, fence=8)
-    await cache.write(batch_id, {"batch": "older"}, fence=7)
+    mark = await cache.mark(batch_id)
+    await cache.write(batch_id, {"batch": "newer"}, mark=mark, fence=8)
+    await cache.write(batch_id, {"batch": "older"}, mark=mark, fence=7)
     assert await cache.read(batch_id) == {"batch": "newer"}
     await cache.forget(batch_id)
-    await cache.write(batch_id, {"batch": "older"}, fence=7)
+    mark = await cache.mark(batch_id)
+    await cache.write(batch_id, {"batch": "older"}, mark=mark, fence=7)
     assert await cache.read(batch_id) is None
-    await cache.write(batch_id, {"batch": "newest"}, fence=9)
+    await cache.write(batch_id, {"batch": "newest"}, mark=mark, fence=9)
     assert await cache.read(batch_id) == {"batch": "newest"}

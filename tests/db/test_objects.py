@@ -1,23 +1,42 @@
-"""The object store over a local folder."""
+"""The object store over a local folder and over a real S3: one suite for both."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from db.objects.store import PART_BYTES, ObjectStoreFiles
 from domain.errors import AssayError, LimitExceeded, NotFound, ObjectStoreUnavailable
+from tests.db.s3 import BUCKET, s3_server
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "objects"
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a bucket, whose server and credentials the environment names."""
+    folder = tmp_path_factory.mktemp("s3")
+    with s3_server(folder) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield folder / BUCKET
+
+
+@pytest.fixture(params=["folder", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where the objects are on the disk."""
+    if request.param == "folder":
+        return tmp_path / "objects"
+    bucket: Path = request.getfixturevalue("s3")
+    return bucket / tmp_path.name
 
 
 @pytest.fixture
 def objects(folder: Path) -> ObjectStoreFiles:
-    return ObjectStoreFiles.at(f"file://{folder}")
+    """A store of the test's own."""
+    if folder.name == "objects":
+        return ObjectStoreFiles.at(f"file://{folder}")
+    return ObjectStoreFiles.at(f"s3://{BUCKET}/{folder.name}")
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -105,7 +124,29 @@ async def test_a_deletion_may_be_repeated(objects: ObjectStoreFiles, folder: Pat
     assert left(folder) == []
 
 
-async def test_a_store_that_does_not_answer_is_said_to_be_unavailable(folder: Path) -> None:
+async def test_what_is_older_is_listed(objects: ObjectStoreFiles) -> None:
+    await objects.write("uploads/a", chunks(b"x"))
+    await objects.write("uploads/b/1", chunks(b"x"))
+    await objects.write("t/b/f/s", chunks(b"x"))
+    later, earlier = datetime.now(UTC) + timedelta(minutes=1), datetime.now(UTC) - timedelta(minutes=1)
+
+    older = [key async for keys in objects.older_than("uploads/", later) for key in keys]
+
+    assert sorted(older) == ["uploads/a", "uploads/b/1"]
+    assert [key async for keys in objects.older_than("uploads/", earlier) for key in keys] == []
+
+
+async def test_a_bucket_that_does_not_answer_is_said_to_be_unavailable(
+    s3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another one")
+    objects = ObjectStoreFiles.at(f"s3://{BUCKET}/x")
+    with pytest.raises(ObjectStoreUnavailable):
+        await objects.write("t/b", chunks(b"x"))
+
+
+async def test_a_store_that_does_not_answer_is_said_to_be_unavailable(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
     objects = ObjectStoreFiles.at(f"file://{folder}")
     await objects.ping()
     # a file where the folder of the key would be

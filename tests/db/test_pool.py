@@ -38,7 +38,7 @@ async def test_an_exhausted_pool_is_said_within_the_acquire_timeout(session_data
             began = time.monotonic()
             with pytest.raises(PoolExhausted):
                 await small.ping()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 4
         await small.ping()
 
 

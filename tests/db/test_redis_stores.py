@@ -57,7 +57,7 @@ async def test_a_frozen_redis_is_waited_for_once_and_recovered_from(
         for _ in range(100):
             with pytest.raises(RedisUnavailable):
                 await own_link.ping()
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 10, "fifty seconds, were it each after its own"
     await until(lambda: _answers(own_link))
     assert not own_link.degraded
 
@@ -71,18 +71,21 @@ async def test_everything_goes_on_without_redis_and_back_to_it(
     listening = asyncio.create_task(hub.run())
     try:
         await until(lambda: own_link.client.pubsub_numpat())
-        await results.write("s1", RESULTS)
-        await reports.write("b1", {"batch": "b1"})
+        mark = await results.mark("s1")
+        await results.write("s1", RESULTS, mark)
+        await reports.write("b1", {"batch": "b1"}, mark=await reports.mark("b1"))
         await valkey.stop()
         assert await results.read("s1", ["q1", "q2"]) is None
         assert await reports.read("b1") is None
-        await reports.write("b1", {"batch": "b1"})
+        assert await reports.mark("b1") is None
+        await reports.write("b1", {"batch": "b1"}, mark="of earlier")
         await reports.forget("b1")
         await states.publish("w1", "s1", AgentState(stage="grading"))
         assert await states.read("w1") is None
         for refused in (
-            results.write("s1", RESULTS),
-            results.forget("s1", ["q1"]),
+            results.write("s1", RESULTS, mark),
+            results.mark("s1"),
+            results.forget("s1"),
             barrier.arrive("b1", "f1"),
             barrier.count("b1"),
             RedisBell(own_link).ring(),
@@ -96,7 +99,7 @@ async def test_everything_goes_on_without_redis_and_back_to_it(
         await until(lambda: _answers(own_link))
         # an empty cache is no stale cache
         assert await results.read("s1", ["q1", "q2"]) is None
-        await results.write("s1", RESULTS)
+        await results.write("s1", RESULTS, await results.mark("s1"))
         assert await results.read("s1", ["q1", "q2"]) == RESULTS
         waiting = asyncio.create_task(hub.wait("channel:outbox", 30))
         await asyncio.sleep(0)
@@ -110,12 +113,18 @@ async def test_everything_goes_on_without_redis_and_back_to_it(
 async def test_a_full_redis_refuses_the_saga_and_nobody_else(
     valkey: ValkeyServer, own_link: RedisLink
 ) -> None:
+    results, reports = RedisResultCache(own_link), RedisReportCache(own_link)
+    mark, report_mark = await results.mark("s1"), await reports.mark("b1")
+    await results.write("s1", RESULTS, mark)
     await own_link.client.config_set("maxmemory-policy", "noeviction")
     await own_link.client.config_set("maxmemory", "1")
     with pytest.raises(ResponseError, match="maxmemory"):
-        await RedisResultCache(own_link).write("s1", RESULTS)
+        await results.write("s1", RESULTS, mark)
+    # undoing it needs no memory
+    await results.forget("s1")
+    assert await results.read("s1", ["q1", "q2"]) is None
     # what may be lost is lost without a word to its caller
-    await RedisReportCache(own_link).write("b1", {"batch": "b1"})
+    await reports.write("b1", {"batch": "b1"}, mark=report_mark)
     await RedisStatePublisher(own_link).publish("w1", "s1", AgentState(stage="grading"))
     assert await RedisReportCache(own_link).read("b1") is None
     # a refusal is no unreachability
@@ -144,18 +153,41 @@ async def test_results_are_read_whole_or_not_at_all(redis: RedisLink, fresh: str
     cache = RedisResultCache(redis)
     assert await cache.read(fresh, []) is None
     assert await cache.read(fresh, ["q1"]) is None
-    await cache.write(fresh, RESULTS)
+    await cache.write(fresh, RESULTS, await cache.mark(fresh))
     assert await cache.read(fresh, ["q2", "q1"]) == RESULTS[::-1]
     assert await cache.read(fresh, ["q1", "q2", "q3"]) is None
     assert 3590 < await redis.client.ttl(result_key(fresh, "q1")) <= 3600
-    await cache.forget(fresh, ["q1"])
+    await cache.forget(fresh)
+    assert await cache.read(fresh, ["q1"]) is None
+
+
+async def test_a_late_writer_of_older_results_is_not_believed(redis: RedisLink, fresh: str) -> None:
+    cache, older = RedisResultCache(redis), [each | {"score": 0} for each in RESULTS]
+    late = await cache.mark(fresh)
+    await cache.write(fresh, RESULTS, await cache.mark(fresh))
+    await cache.write(fresh, older, late)
+    assert await cache.read(fresh, ["q1", "q2"]) == RESULTS
+    late = await cache.mark(fresh)
+    assert await cache.read(fresh, ["q1", "q2"]) is None, "nothing old is served while it is replaced"
+    await cache.forget(fresh)
+    await cache.write(fresh, older, late)
     assert await cache.read(fresh, ["q1", "q2"]) is None
-    await cache.forget(fresh, [])
+
+
+async def test_a_report_that_was_begun_before_it_was_forgotten_is_not_cached(
+    redis: RedisLink, fresh: str
+) -> None:
+    cache = RedisReportCache(redis)
+    begun = await cache.mark(fresh)
+    assert await cache.mark(fresh) == begun, "rebuilds do not stand in each other's way"
+    await cache.forget(fresh)
+    await cache.write(fresh, {"name": "of the generation before"}, mark=begun)
+    assert await cache.read(fresh) is None
 
 
 async def test_reports_are_kept_for_ten_minutes(redis: RedisLink, fresh: str) -> None:
     cache = RedisReportCache(redis)
-    await cache.write(fresh, {"name": "期末"})
+    await cache.write(fresh, {"name": "期末"}, mark=await cache.mark(fresh))
     assert await cache.read(fresh) == {"name": "期末"}
     assert 590 < await redis.client.ttl(report_key(fresh)) <= 600
     await cache.forget(fresh)
@@ -193,8 +225,8 @@ async def test_bells_wake_everyone_who_waits_for_their_channel_only(redis: Redis
     listening = asyncio.create_task(hub.run())
     try:
         await until(lambda: redis.client.pubsub_numpat())
-        mine = [asyncio.create_task(hub.wait(f"{fresh}:mine", 10)) for _ in range(3)]
-        other = asyncio.create_task(hub.wait(f"{fresh}:other", 10))
+        mine = [asyncio.create_task(hub.wait(f"{fresh}:mine", 60)) for _ in range(3)]
+        other = asyncio.create_task(hub.wait(f"{fresh}:other", 60))
         await asyncio.sleep(0)
         # at the very beginning everybody is woken once: repeat until it is the message that woke
         while not all(each.done() for each in mine):

@@ -200,7 +200,7 @@ async def test_a_bell_wakes_the_relay_and_a_lost_connection_is_made_anew(redis: 
     try:
         for _ in range(2):
             await until(lambda: redis.client.pubsub_numpat())
-            waiting = asyncio.create_task(publisher.wait_for_ring(10))
+            waiting = asyncio.create_task(publisher.wait_for_ring(600))
             await asyncio.sleep(0)
             await RedisBell(redis).ring()
             await asyncio.wait_for(waiting, 60)

@@ -19,7 +19,8 @@ from tests.db.stage import a_start, an_assessment, scattered_files
 SHARES = (1.0, 0.5, 0.25, 0.0)
 
 
-async def grade(postgres: Postgres, exam: Exam, file_id: str, share: float, *, finish: bool = True) -> None:
+async def grade(postgres: Postgres, exam: Exam, file_id: str, share: float, *, finish: bool = True) -> str:
+    """Answers the thread."""
     start = a_start(file_id)
     epoch = await PostgresThreads(postgres).begin(start)
     assert epoch is not None
@@ -29,6 +30,7 @@ async def grade(postgres: Postgres, exam: Exam, file_id: str, share: float, *, f
     await PostgresAssessments(postgres).record(file_id, 1, start.thread_id)
     if finish:
         await PostgresAssessments(postgres).finish(file_id, 1)
+    return start.thread_id
 
 
 async def test_the_sums_of_a_report_equal_its_rows(postgres: Postgres, exam: Exam) -> None:
@@ -38,8 +40,8 @@ async def test_the_sums_of_a_report_equal_its_rows(postgres: Postgres, exam: Exa
     # one that fails, and one whose results are retracted
     await PostgresThreads(postgres).begin(a_start(files[4]))
     await PostgresAssessments(postgres).fail(files[4], 1, "broken", "It broke.")
-    await grade(postgres, exam, files[5], 1.0, finish=False)
-    await PostgresAssessments(postgres).erase(files[5], 1, "undone")
+    thread_id = await grade(postgres, exam, files[5], 1.0, finish=False)
+    await PostgresAssessments(postgres).erase(files[5], 1, thread_id, "undone")
     report = await PostgresResults(postgres).report("local", batch.id)
     rows = report["submissions"]
     graded = [row for row in rows if row["score"] is not None]

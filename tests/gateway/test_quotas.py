@@ -87,7 +87,7 @@ class Unhurried(RedisRateLimits):
     """The real limits, under which nobody asks again before it is woken."""
 
     async def freed(self, tenant_id: str, full: Sequence[RateLimit], *, within_seconds: float) -> None:
-        await super().freed(tenant_id, full, within_seconds=60)
+        await super().freed(tenant_id, full, within_seconds=600)
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ async def test_a_full_upstream_comes_last_and_where_all_are_full_the_call_waits(
         await route.route(context)
     assert caught.value.condition.retry_after_seconds == 1
     # whichever upstream is free first ends the wait
-    waiting = asyncio.create_task(caught.value.freed(60))
+    waiting = asyncio.create_task(caught.value.freed(600))
     await asyncio.sleep(0)
     room.give_back(routes[2].place)
     await asyncio.wait_for(waiting, 60)

@@ -15,7 +15,7 @@ from db.postgres.grading import PostgresAssessments, PostgresSubmissions, Postgr
 from db.postgres.pool import Postgres
 from db.postgres.reports import PostgresResults
 from db.redis.barrier import RedisBarrier
-from db.redis.cache import RedisResultCache, result_key
+from db.redis.cache import RedisResultCache
 from db.redis.connection import RedisLink
 from db.redis.progress import RedisBell
 from domain.errors import PostgresUnavailable
@@ -161,9 +161,9 @@ class Bench:
     async def seen(self, file: RunningFile) -> dict[str, Any] | None:
         return await self.postgres.row(SEEN_SQL, [file.file_id])
 
-    async def cached(self, file: RunningFile) -> list[str | None]:
-        keys = [result_key(file.file_id, question.id) for question in self.exam.questions]
-        return list(await self.link.client.mget(keys))
+    async def cached(self, file: RunningFile) -> list[list[dict[str, Any]] | None]:
+        cache = RedisResultCache(self.link)
+        return [await cache.read(file.file_id, [question.id]) for question in self.exam.questions]
 
     async def ended(self, file: RunningFile, generation: int) -> dict[str, Any] | None:
         wanted = {"file_id": file.file_id, "saga_id": saga_id(file.file_id, generation)}

@@ -184,7 +184,7 @@ async def test_steps_and_compensations_in_any_order_leave_nothing_half(
     await bench.heal()
     calls = {
         "record": lambda: bench.record(file),
-        "erase": lambda: bench.assessments.erase(file.file_id, 1, "tried"),
+        "erase": lambda: bench.assessments.erase(file.file_id, 1, file.thread_id, "tried"),
         "finish": lambda: bench.assessments.finish(file.file_id, 1),
         "fail": lambda: bench.assessments.fail(file.file_id, 1, "broken", "It broke."),
         "cancel": lambda: bench.assessments.cancel(file.file_id, 1),
@@ -228,7 +228,7 @@ async def _whole(bench: Bench, file: RunningFile) -> dict[str, Any]:
 
 async def test_a_compensated_saga_refuses_a_late_record(bench: Bench) -> None:
     file = await proposed_file(bench.postgres, bench.exam)
-    await bench.assessments.erase(file.file_id, 1, "too slow")
+    await bench.assessments.erase(file.file_id, 1, file.thread_id, "too slow")
     with pytest.raises(SagaStepRefused, match="compensated"):
         await bench.record(file)
     assert await bench.written(file) == NOTHING | {"saga": "compensated"}
@@ -242,7 +242,7 @@ async def test_an_old_generation_is_erased_without_touching_the_new_one(bench: B
         "UPDATE grading_results SET generation = 2 WHERE submission_id = %s", [file.file_id]
     )
     await bench.postgres.run("UPDATE submissions SET generation = 2 WHERE id = %s", [file.file_id])
-    await bench.assessments.erase(file.file_id, 1, "a straggler")
+    await bench.assessments.erase(file.file_id, 1, file.thread_id, "a straggler")
     written = await bench.written(file)
     assert written is not None
     assert (written["status"], written["results"]) == ("graded", 2)

@@ -39,8 +39,6 @@ REPLY_SECONDS = 4.0
 #: how long a deed against a worker waits for calls in flight: a kill that meets nothing proves nothing,
 #: and one that always comes before the worker has begun anything lets no batch end on a slow machine
 AIM_SECONDS = 40.0
-#: how long a kill waits for the process: after deaths in quick succession it is started late
-BACK_SECONDS = 40.0
 #: dollars for a million tokens
 USD_IN, USD_OUT = "0.40", "1.60"
 
@@ -207,7 +205,7 @@ class Chaos:
         self._second.kill()
 
     def _kill(self, name: str) -> None:
-        self._up.kill_child(name, within_seconds=BACK_SECONDS)
+        self._up.kill_child(name)
 
     def _flush(self) -> None:
         with Redis.from_url(self._up.addresses.redis_url) as redis:

@@ -20,9 +20,10 @@ from runtime.local import Installation, running_installation
 from runtime.processes import ProcessIdentity, read_json
 
 ASSAY = Path(sys.executable).with_name("assay")
-START_SECONDS = 60.0
-STOP_SECONDS = 40.0
-GONE_SECONDS = 8.0
+# All of them end what hangs: on a busy machine whatever ends well may take its time.
+START_SECONDS = 150.0
+STOP_SECONDS = 90.0
+GONE_SECONDS = 40.0
 POLL_SECONDS = 0.05
 
 Answer = TypeVar("Answer")
@@ -44,7 +45,7 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 
 
 def run_assay(
-    folder: Path, *arguments: str | Path, within_seconds: float = 60, **settings: str
+    folder: Path, *arguments: str | Path, within_seconds: float = 120, **settings: str
 ) -> "subprocess.CompletedProcess[str]":
     """One `assay` command to its end, started beside the data folder."""
     return subprocess.run(
@@ -164,18 +165,19 @@ class Up:
         rows = (read_json(self.folder / "processes.json") or {}).get("processes", [])
         return [each for row in rows if (each := ProcessIdentity(**row)).alive]
 
-    def kill_child(self, name: str, within_seconds: float = 10) -> int:
+    def kill_child(self, name: str) -> int:
         """End a child without a word, once it runs, and wait until it is dead; answers its pid."""
         child = until(
             lambda: next((each for each in self._children() if each.name == name), None),
             f"{name} runs",
-            within_seconds,
+            # after deaths in quick succession it is started late
+            60,
         )
         child.send(signal.SIGKILL)
-        until(lambda: not child.alive, f"{name} is dead", 5)
+        until(lambda: not child.alive, f"{name} is dead", 30)
         return child.pid
 
-    def wait_child(self, name: str, other_than: int, within_seconds: float = 30) -> int:
+    def wait_child(self, name: str, other_than: int, within_seconds: float = 60) -> int:
         """Wait until the child runs again; answers its new pid."""
         return until(
             lambda: next(
@@ -196,7 +198,7 @@ class Up:
             yield client
 
 
-def patiently(ask: Callable[[], Answer], within_seconds: float = 60) -> Answer:
+def patiently(ask: Callable[[], Answer], within_seconds: float = 120) -> Answer:
     """The answer of an API whose servers may be away for a moment."""
     deadline = time.monotonic() + within_seconds
     while True:
@@ -217,7 +219,7 @@ def counts_of(client: ApiClient, batch_id: str) -> dict[str, int]:
     return counts
 
 
-def wait_finished(client: ApiClient, batch_id: str, files: int, within_seconds: float = 90) -> None:
+def wait_finished(client: ApiClient, batch_id: str, files: int, within_seconds: float = 150) -> None:
     """Wait until so many files have ended."""
     until(
         lambda: counts_of(client, batch_id).get("completed", 0) >= files,
@@ -226,7 +228,7 @@ def wait_finished(client: ApiClient, batch_id: str, files: int, within_seconds: 
     )
 
 
-def wait_ended(client: ApiClient, batch_id: str, within_seconds: float = 120) -> str:
+def wait_ended(client: ApiClient, batch_id: str, within_seconds: float = 200) -> str:
     """Wait until the batch has ended; answers its state."""
 
     def ended() -> str | None:

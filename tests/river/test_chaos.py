@@ -59,7 +59,7 @@ def test_chaos_loses_nothing_repeats_nothing_and_pays_for_nothing_twice(
             batch = patiently(lambda: client.get(f"/v1/batches/{batch_id}"))
             return batch["status"] in BATCH_MACHINE.final
 
-        until(lambda: calls_in(log), "the batch is under way", 60)
+        until(lambda: calls_in(log), "the batch is under way", 120)
         chaos = Chaos(up, second, log, chosen)
         chaos.reign(is_over, rounds=rounds)
         ended = wait_ended(client, batch_id)

@@ -62,7 +62,7 @@ def test_each_server_killed_in_a_batch_comes_back_and_the_marks_are_exact(tmp_pa
                 print(f"{server} ran again after {time.monotonic() - began:.1f} s")  # noqa: T201  for -rP
             assert wait_ended(client, batch_id) == "completed"
             # whoever watches sees it through
-            assert watcher.wait(timeout=20) == 0
+            assert watcher.wait(timeout=90) == 0
             assert watcher.stdout is not None
             assert watcher.stdout.read() == "completed\n"
         classroom.assert_exact(client, batch_id)
@@ -70,7 +70,7 @@ def test_each_server_killed_in_a_batch_comes_back_and_the_marks_are_exact(tmp_pa
         assert up.addresses == addresses
         # a pooled connection to the server that was killed may be met late, once each
         whole = {"status": "ready", "degraded": []}
-        until(lambda: client.get("/health/ready") == whole, "whole again", 15)
+        until(lambda: client.get("/health/ready") == whole, "whole again", 60)
 
 
 class Follower(threading.Thread):
@@ -104,14 +104,14 @@ def test_with_valkey_gone_for_good_the_batch_completes_and_progress_comes_from_p
         prevent_return(up)
         dead = up.kill_child("valkey")
         gone_at = time.monotonic()
-        until(lambda: degraded(client), "degraded", 10)
+        until(lambda: degraded(client), "degraded", 60)
         seen = set()
         while (finished := counts_of(client, batch_id)["completed"]) < len(classroom.files):
             seen.add(finished)
-            assert time.monotonic() - gone_at < 60
+            assert time.monotonic() - gone_at < 150
             time.sleep(0.1)
         assert wait_ended(client, batch_id) == "completed"
-        follower.join(timeout=10)
+        follower.join(timeout=90)
         assert not follower.is_alive()
 
         assert len(seen) > 5, "the API showed no progress on the way"
@@ -122,7 +122,7 @@ def test_with_valkey_gone_for_good_the_batch_completes_and_progress_comes_from_p
             f"without Valkey: {len(assessed)} files told by SSE, longest pause {max(pauses):.1f} s; "
             f"{len(seen)} different counts seen at the API; all done {time.monotonic() - gone_at:.1f} s after"
         )
-        assert max(pauses) < 5
+        assert max(pauses) < 15
         # a batch that begins without it, too
         again = Classroom.of(tmp_path / "again", 10)
         second = again.hand_in(client)
@@ -135,7 +135,7 @@ def test_with_valkey_gone_for_good_the_batch_completes_and_progress_comes_from_p
 
         allow_return(up)
         up.wait_child("valkey", other_than=dead)
-        until(lambda: not degraded(client), "whole again", 15)
+        until(lambda: not degraded(client), "whole again", 60)
 
 
 def prevent_return(up: Up) -> None:
@@ -159,7 +159,7 @@ def test_without_postgres_the_api_says_so_and_serves_again_when_it_is_back(tmp_p
             assert health.status_code == httpx.codes.SERVICE_UNAVAILABLE
             assert "postgres" in health.json()["degraded"], health.text
             refusals += 1
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 120
             time.sleep(0.05)
         up.wait_child("postgres", other_than=dead)
         assert refusals
@@ -168,4 +168,4 @@ def test_without_postgres_the_api_says_so_and_serves_again_when_it_is_back(tmp_p
 
 
 def ready(up: Up) -> httpx.Response:
-    return httpx.get(f"{up.installation.api_url}/health/ready", timeout=10)
+    return httpx.get(f"{up.installation.api_url}/health/ready", timeout=60)

@@ -67,7 +67,7 @@ def test_killed_at_ten_moments_of_its_start_it_leaves_no_orphan_and_starts_again
 @pytest.mark.parametrize("seconds", [0.2, 1.2, 3.0])
 def test_ctrl_c_during_the_start_ends_it_in_order(tmp_path: Path, seconds: float) -> None:
     victim = Up(tmp_path / "data")
-    until(lambda: (tmp_path / "data" / "lock").exists(), "the start has begun", 10)
+    until(lambda: (tmp_path / "data" / "lock").exists(), "the start has begun", 60)
     time.sleep(seconds)
     began = time.monotonic()
     code = victim.stop(signal.SIGINT)
@@ -103,7 +103,7 @@ def test_a_second_up_leaves_the_first_alone(up: Up) -> None:
 @pytest.mark.prove
 def test_of_two_at_once_one_starts_and_the_other_says_who_holds_the_folder(tmp_path: Path) -> None:
     first = Up(tmp_path / "data")
-    until(lambda: (tmp_path / "data" / "lock").exists() or None, "the lock", 10)
+    until(lambda: (tmp_path / "data" / "lock").exists() or None, "the lock", 60)
     try:
         second = run_assay(tmp_path / "data", "up")
         assert second.returncode == 3, second.stdout + second.stderr
@@ -123,7 +123,7 @@ def test_a_killed_worker_or_api_is_started_again(up: Up, name: str) -> None:
     began = time.monotonic()
     dead = up.kill_child(name)
     up.wait_child(name, other_than=dead)
-    until(lambda: run_assay(up.folder, "status").returncode == 0 or None, "ready again", 30)
+    until(lambda: run_assay(up.folder, "status").returncode == 0 or None, "ready again", 90)
     assert {each: pid for each, pid in up.pids.items() if each != name} == others
     print(f"{name} was back after {time.monotonic() - began:.1f} s")  # noqa: T201  figures, shown by -rP
 

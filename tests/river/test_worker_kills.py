@@ -86,7 +86,7 @@ async def test_three_kills_of_the_cognition_worker_lose_nothing_and_repeat_nothi
         kills: list[tuple[int, set[Answered]]] = []
         for finished in KILLS_AT:
             wait_finished(client, batch_id, finished)
-            until(lambda: in_flight(calls_in(log), up.pids["worker-cognition"]), "calls in flight", 20)
+            until(lambda: in_flight(calls_in(log), up.pids["worker-cognition"]), "calls in flight", 60)
             worker = psutil.Process(up.pids["worker-cognition"])
             ports = {each.laddr.port for each in worker.net_connections()}
             dead = up.kill_child("worker-cognition")

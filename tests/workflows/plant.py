@@ -127,7 +127,7 @@ class WatchedModel:
 class RefusingCache(RedisResultCache):
     """A cache whose server refuses what it is given."""
 
-    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]]) -> None:
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: str) -> None:
         """Refuse."""
         raise ValueError(f"{len(results)} results are no good")
 

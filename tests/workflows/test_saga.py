@@ -69,11 +69,11 @@ class StubbornCache(RefusingCache):
 
     stubborn = True
 
-    async def forget(self, submission_id: str, question_ids: Sequence[str]) -> None:
+    async def forget(self, submission_id: str) -> None:
         """Refuse, as long as it is stubborn."""
         if self.stubborn:
-            raise SagaStepRefused(f"{len(question_ids)} entries stay")
-        await super().forget(submission_id, question_ids)
+            raise SagaStepRefused("entries stay")
+        await super().forget(submission_id)
 
 
 async def test_a_compensation_that_fails_waits_for_a_human_and_is_tried_again(
@@ -152,11 +152,11 @@ class WaitingCache(RedisResultCache):
     entered = asyncio.Event()
     left = asyncio.Event()
 
-    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]]) -> None:
+    async def write(self, submission_id: str, results: Sequence[Mapping[str, Any]], mark: str) -> None:
         """Write, when the test says so."""
         self.entered.set()
         await self.left.wait()
-        await super().write(submission_id, results)
+        await super().write(submission_id, results, mark)
 
 
 async def test_a_saga_that_has_begun_ends_before_a_cancellation_is_heeded(resources: Resources) -> None:
