@@ -156,6 +156,7 @@ class PersistActivities:
 
 
 def refused(step: str, error: Exception) -> AssayError:
+    """The condition of a step that met an error which is not unreachability."""
     """What a step met, as a refusal unless it is a condition of ours."""
     if isinstance(error, AssayError):
         return error

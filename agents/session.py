@@ -13,6 +13,7 @@ from langgraph.runtime import RunControl
 from langsmith import tracing_context
 
 from agents.boundary import Boundary, Heard, refusal_of
+from agents.draining import Draining
 from agents.grading.graph import GradingGraph, build_graph
 from agents.grading.state import (
     Context,
@@ -88,7 +89,7 @@ class GradingSession:
             # copying costs 0.03 ms, compiling 4 ms
             graph = self._graph.copy({"checkpointer": saver})
             boundary = Boundary(self._outside, WorkflowRef(run.payer.batch_id, run.file_id, run.generation))
-            control = _Draining(lambda: draining() or boundary.stopped_by is not None)
+            control = Draining(lambda: draining() or boundary.stopped_by is not None)
             await self._advance(graph, run, boundary, narrator, control, fresh=checkpoint is None)
         return AgentOutcome(narrator.assessment(), narrator.state, restarted)
 
@@ -141,22 +142,6 @@ class GradingSession:
             trace_id=run.trace_id,
             boundary=boundary,
         )
-
-
-class _Draining(RunControl):
-    """Asks whether to drain at the moment when the graph wants to know: between two steps."""
-
-    __slots__ = ("_asked",)
-
-    def __init__(self, asked: Callable[[], bool]) -> None:
-        super().__init__()
-        self._asked = asked
-
-    @property
-    def drain_requested(self) -> bool:
-        if self._asked():
-            self.request_drain()
-        return super().drain_requested
 
 
 def _config(run: AgentRun) -> RunnableConfig:

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import Scope
 
 from api import (
+    baselines,
     batches,
     census,
     completions,
@@ -19,6 +20,7 @@ from api import (
     files,
     health,
     keys,
+    overrides,
     pauses,
     progress,
     reports,
@@ -63,6 +65,7 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         completions,
         exams,
         batches,
+        baselines,
         estimates,
         pauses,
         reruns,
@@ -73,6 +76,7 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         reports,
         progress,
         submissions,
+        overrides,
         workflow_events,
         threads,
         census,
@@ -88,6 +92,7 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         app.include_router(each.router, prefix="/api", include_in_schema=False)
     app.include_router(health.router)
     install_error_handlers(app)
+    app.add_middleware(completions.StraightToChat)
     app.add_middleware(TraceMiddleware, measure=_measure, crashed=answer_defect)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app

@@ -23,7 +23,7 @@ from domain.batch import (
     Counts,
     Progress,
 )
-from domain.errors import InvalidInput, KindNotAvailable, UnpricedModel
+from domain.errors import InvalidInput, UnpricedModel
 from domain.identity import batch_workflow_id
 from domain.states import BATCH_MACHINE, BatchState
 
@@ -43,6 +43,7 @@ _BATCH: dict[str, Any] = {
     "name": "Networks, midterm, group B",
     "exam_id": "0197c1de-2222-7000-8000-000000000000",
     "baseline": None,
+    "baseline_batch_id": None,
     "model": "local",
     "vehicle_id": "",
     "vin": "",
@@ -90,10 +91,16 @@ class BatchRequest(BaseModel):
         },
     )
 
-    kind: BatchKind = Field(description="The line of work.")
+    kind: BatchKind | None = Field(
+        None, description="The line of work: by default `grading` where an exam is named, else `diagnosis`."
+    )
     exam_id: PlainText | None = Field(None, max_length=100, description="What a grading batch is graded by.")
     baseline: PlainText | None = Field(
-        None, min_length=1, max_length=255, description="What a diagnosis batch is compared with."
+        None,
+        min_length=1,
+        max_length=255,
+        description="What a diagnosis batch is compared with: a baseline's name, or the id of an earlier "
+        "diagnosis batch.",
     )
     name: PlainText = Field("", max_length=MAX_NAME_LENGTH)
     model: PlainText = Field(
@@ -116,18 +123,17 @@ class BatchRequest(BaseModel):
 
     def opening(self) -> BatchOpening:
         """The request in the domain's words; raises `InvalidInput` where its parts do not fit together."""
-        if self.kind is not BatchKind.GRADING:
-            raise KindNotAvailable(
-                f"kind: '{self.kind}' batches are not available in this version; use 'grading'.", field="kind"
-            )
-        if self.exam_id is None:
+        kind = self.kind or (BatchKind.DIAGNOSIS if self.exam_id is None else BatchKind.GRADING)
+        if kind is BatchKind.GRADING and self.exam_id is None:
             raise InvalidInput("exam_id: required for a grading batch.", field="exam_id")
-        if self.baseline is not None:
+        if kind is BatchKind.GRADING and self.baseline is not None:
             raise InvalidInput("baseline: only a diagnosis batch has one; leave it out.", field="baseline")
+        if kind is BatchKind.DIAGNOSIS and self.exam_id is not None:
+            raise InvalidInput("exam_id: only a grading batch has one; leave it out.", field="exam_id")
         workers = self.expected_workers or DEFAULT_MAX_CONCURRENT
         return BatchOpening(
-            kind=self.kind,
-            exam_id=check_id("exam", self.exam_id),
+            kind=kind,
+            exam_id=None if self.exam_id is None else check_id("exam", self.exam_id),
             baseline=self.baseline,
             name=self.name,
             model=self.model,
@@ -184,6 +190,7 @@ class BatchView(BaseModel):
     name: str
     exam_id: str | None
     baseline: str | None
+    baseline_batch_id: str | None
     model: str
     vehicle_id: str
     vin: str
@@ -350,6 +357,7 @@ def batch_view(batch: Batch) -> BatchView:
         name=opening.name,
         exam_id=opening.exam_id,
         baseline=opening.baseline,
+        baseline_batch_id=batch.baseline_batch_id,
         model=opening.model,
         vehicle_id=opening.vehicle_id,
         vin=opening.vin,

@@ -14,12 +14,14 @@ from starlette.requests import HTTPConnection
 from api.metrics import ApiMetrics
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
+from domain.diagnosis import Baselines
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
 from domain.external_events import EventChannel, ExternalEvents
 from domain.gateway import Caller, ClientCalls, Completions, Conversations
 from domain.identity import is_segment
 from domain.keys import Costs, KeyRegister, KeyScope, Tenants
 from domain.locks import Locks
+from domain.overrides import Overrides
 from domain.ports import (
     AgentStates,
     Batches,
@@ -107,9 +109,11 @@ class Services:
 
     exams: Exams
     batches: Batches
+    baselines: Baselines
     resumptions: Resumptions
     reruns: Reruns
     thread_history: ThreadHistory
+    overrides: Overrides
     prices: Prices
     token_ratios: TokenRatios
     results: Results

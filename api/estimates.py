@@ -13,7 +13,7 @@ from api.wire import MAX_NAME_LENGTH, BatchId, PlainText
 from domain.batch import MAX_FILES, Batch
 from domain.completion import PROVIDER_SEPARATOR
 from domain.errors import UnpricedModel
-from domain.estimates import BatchEstimate, CostRange, FileSize, estimate_batch, tokens_factor
+from domain.estimates import BatchEstimate, CostRange, FileSize, estimate_batch, estimate_diagnosis, tokens_factor
 from domain.exam import Exam, read_exam
 from domain.prices import family_of
 
@@ -120,13 +120,16 @@ async def estimate_stored_batch(batch_id: BatchId, caller: Reader, services: Ser
 
 
 async def estimate_of(services: Services, batch: Batch) -> EstimateView:
-    """The estimate of a grading batch; raises `UnpricedModel`."""
-    exam = await services.exams.read(batch.opening.exam_id or "", batch.rubric_version)
+    """The estimate of a batch with the files that it has; raises `UnpricedModel`."""
+    exam = None
+    if batch.opening.exam_id is not None:
+        exam = await services.exams.read(batch.opening.exam_id, batch.rubric_version)
     files = await services.batches.file_sizes(batch.id)
     return await _estimated(services, exam, files, batch.opening.model)
 
 
-async def _estimated(services: Services, exam: Exam, files: list[FileSize], model: str) -> EstimateView:
+async def _estimated(services: Services, exam: Exam | None, files: list[FileSize], model: str) -> EstimateView:
+    """Of grading by that exam, or of a diagnosis where there is none."""
     try:
         prices = await services.prices.of_model(model)
     except UnpricedModel:
@@ -135,6 +138,8 @@ async def _estimated(services: Services, exam: Exam, files: list[FileSize], mode
             services.models.check(model)
         raise
     factor = tokens_factor(await services.token_ratios.of_family(family_of(model)))
+    if exam is None:
+        return _view(estimate_diagnosis(files, model, prices, factor))
     return _view(estimate_batch(exam, files, model, prices, factor))
 
 

@@ -15,6 +15,8 @@ Answer = TypeVar("Answer")
 
 #: chunks of a reply that wait for a slow client; its model waits for it then
 MOST_WAITING = 64
+#: an answer so small has room beside what waits for the client already: its end need not wait for it
+SMALL_BYTES = 16 * 1024
 
 
 class Exchange:
@@ -63,17 +65,19 @@ class Exchange:
         """Send a part of the body."""
         await self._send_body(part, more=True)
 
-    async def end(self) -> None:
-        """End the body, once all of it has left this process."""
-        await self._send_body(b"", more=False)
+    async def end(self, part: bytes = b"") -> None:
+        """End the body with a last part, once everything before it has left this process."""
+        await self._send_body(part, more=False)
         # a connection that broke while the server waited for room is no error of the server's
         self.check()
 
     async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole answer."""
         await self.begin(status, {**headers, "content-length": str(len(body))})
-        await self.write(body)
-        await self.end()
+        if len(body) > SMALL_BYTES:
+            await self.write(body)
+            body = b""
+        await self.end(body)
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
         self.check()

@@ -32,6 +32,7 @@ _FILE: dict[str, Any] = {
     "score": 3.5,
     "max_score": 4.0,
     "needs_review": False,
+    "log": None,
     "created_at": "2026-01-02T03:04:05+00:00",
     "updated_at": "2026-01-02T03:05:06+00:00",
 }
@@ -58,6 +59,22 @@ _QUESTION: dict[str, Any] = {
 }
 
 
+class LogView(BaseModel):
+    """A parsed log in figures; `coverage` is the share of its lines that templates count."""
+
+    format: str
+    lines: int
+    parsed_lines: int
+    coverage: float
+    expanded_bytes: int
+    templates: int
+    signals: int
+    levels: dict[str, int]
+    first_at: str
+    last_at: str
+    incomplete: str
+
+
 class FileView(BaseModel):
     """A file and where it stands."""
 
@@ -79,6 +96,7 @@ class FileView(BaseModel):
     score: float | None
     max_score: float | None
     needs_review: bool
+    log: LogView | None
     created_at: Time
     updated_at: Time
 
@@ -209,6 +227,7 @@ def file_view(file: StoredFile) -> FileView:
         score=file.score,
         max_score=file.max_score,
         needs_review=file.needs_review,
+        log=None if file.log is None else LogView(**vars(file.log), coverage=file.log.coverage),
         created_at=file.created_at,
         updated_at=file.updated_at,
     )

@@ -18,8 +18,8 @@ GRAVE = (Level.FATAL, Level.ERROR)
 #: is not: healthy logs have rare lines, too.
 NEW_CHANCE: Mapping[Level | None, float] = {Level.FATAL: 1.0, Level.ERROR: 1.0, Level.WARNING: 0.05}
 NEW_CHANCE_OTHERWISE = 1e-3
-#: the same for lines that only the baseline has
-GONE_CHANCE = 1e-3
+#: the same for lines that only the baseline has; what is missing needs more, as it has no line to look at
+GONE_CHANCE = 1e-4
 
 #: fewer lines than this, seen and expected, make no shift of rate
 RATE_FLOOR = 20
@@ -27,14 +27,19 @@ RATE_FLOOR = 20
 RATE_FACTOR = 3.0
 #: chi-squared of one degree of freedom: 1 in 10,000 by chance, as a batch has hundreds of templates
 RATE_G = 15.1
-#: variance over mean of a template's lines per log, and how many logs that belief is worth: with one or
-#: two logs their spread cannot be measured, and messages of retries come in bursts
+#: of few logs the spread is hardly known: Student's t² at 1 in 10,000 is about 1 + 15/logs times as much
+RATE_SCATTER = 15.0
+#: variance over mean of a template's lines per log before any was seen, for a mean near 0 and for each line
+#: of the mean more, and how many logs that belief is worth: logs are long and short, and retries come in bursts
 PRIOR_DISPERSION = 4.0
+PRIOR_DISPERSION_GROWTH = 0.5
 PRIOR_LOGS = 4
 
-#: lines of one log that has a template more densely than any log of the baseline, and by what factor
-PEAK_FLOOR = 30
-PEAK_FACTOR = 5.0
+#: lines of one log that has a template more densely than any log of the baseline, by what factor, and of
+#: how many logs the densest says something: bursts of healthy logs differ five-fold and more
+PEAK_FLOOR = 50
+PEAK_FACTOR = 10.0
+PEAK_LOGS = 3
 
 #: templates that both sides have this often say how much more one side has run than the other
 SCALE_FLOOR = 10
@@ -131,7 +136,7 @@ def compared(here: Spread, there: Spread, exposure: Exposure, level: Level | Non
     if _shifted(here, there, exposure):
         times = "more" if here.count > expected else "fewer"
         return Standing(Change.RATE, f"{here.count} lines where {expected:.0f} were expected: {times}.")
-    if here.peak_count >= PEAK_FLOOR and here.peak_rate >= PEAK_FACTOR * max(there.peak_rate, 1.0):
+    if exposure.baseline_files >= PEAK_LOGS and _peaks(here, there):
         rates = f"{here.peak_rate:.1f} per thousand lines, no log of the baseline over {there.peak_rate:.1f}"
         return Standing(Change.RATE, f"One log has {rates}.")
     return UNCHANGED
@@ -156,9 +161,15 @@ def _shifted(here: Spread, there: Spread, exposure: Exposure) -> bool:
         return False
     if abs(math.log(here.count / expected)) < math.log(RATE_FACTOR):
         return False
-    return likelihood_ratio(here.count, there.count, exposure.share) >= RATE_G * dispersion(
-        (here, exposure.files), (there, exposure.baseline_files)
+    spread = dispersion((here, exposure.files), (there, exposure.baseline_files))
+    logs = exposure.files + exposure.baseline_files + PRIOR_LOGS
+    return likelihood_ratio(here.count, there.count, exposure.share) >= RATE_G * spread * (
+        1 + RATE_SCATTER / logs
     )
+
+
+def _peaks(here: Spread, there: Spread) -> bool:
+    return here.peak_count >= PEAK_FLOOR and here.peak_rate >= PEAK_FACTOR * max(there.peak_rate, 1.0)
 
 
 def likelihood_ratio(count: int, baseline_count: int, share: float) -> float:
@@ -169,13 +180,13 @@ def likelihood_ratio(count: int, baseline_count: int, share: float) -> float:
 
 
 def dispersion(*sides: tuple[Spread, int]) -> float:
-    """Variance over mean of the lines per log, within each side, drawn to `PRIOR_DISPERSION`; at least 1."""
+    """Variance over mean of the lines per log, within each side, drawn to what is believed; at least 1."""
     # a side's own mean: a shift between the sides is what is tested, and no spread
     within = sum(max(0.0, spread.squares - spread.count**2 / max(1, files)) for spread, files in sides)
     mean = sum(spread.count for spread, _ in sides) / max(1, sum(files for _, files in sides))
     freedom = sum(max(0, files - 1) for _, files in sides)
-    pooled = (within / mean + PRIOR_DISPERSION * PRIOR_LOGS) / (freedom + PRIOR_LOGS)
-    return max(1.0, pooled)
+    believed = PRIOR_DISPERSION + PRIOR_DISPERSION_GROWTH * mean
+    return max(1.0, (within / mean + believed * PRIOR_LOGS) / (freedom + PRIOR_LOGS))
 
 
 def judged_alone(here: Spread, lines: int, level: Level | None, concerned: int, places: int) -> Standing:

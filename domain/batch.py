@@ -73,6 +73,11 @@ class LogFigures:
     last_at: str = ""
     incomplete: str = ""
 
+    @property
+    def coverage(self) -> float:
+        """The share of the lines that its templates count."""
+        return self.parsed_lines / self.lines if self.lines else 1.0
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -197,6 +202,8 @@ class EventType(StrEnum):
     FILE_ASSESSED = "FileAssessed"
     ASSESSMENT_RETRACTED = "AssessmentRetracted"
     AGENT_RESTARTED = "AgentRestarted"
+    MARKS_OVERRIDDEN = "MarksOverridden"
+    OVERRIDE_RETRACTED = "OverrideRetracted"
     ALL_FILES_SCATTERED = "AllFilesScattered"
     ALL_FILES_GATHERED = "AllFilesGathered"
     DIAGNOSIS_COMPLETED = "DiagnosisCompleted"

@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from domain.documents import encode
@@ -82,6 +83,11 @@ class Chat:
     #: what a turn does while another one of its conversation is under way
     when_busy: Literal["wait", "refuse"] = "wait"
 
+    @cached_property
+    def size_bytes(self) -> int:
+        """The bytes of all that is sent, the tools included; several steps of a call count by them."""
+        return len(json.dumps([*self.messages, self.parameters], ensure_ascii=False).encode())
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -102,7 +108,7 @@ OnChunk = Callable[[Sequence[Mapping[str, Any]]], Awaitable[None]]
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A call to a model by name: an answer to grade, a batch of logs to diagnose, or an outside caller's chat.
+    """A call to a model by name: an answer to grade, a batch of logs to diagnose, or an outside chat.
 
     To grade, the material stands beside the messages: the embedded model reads `question` and `answer` as
     they are, an upstream for large models sends `messages` and asks for `schema`. `answer` is student text:

@@ -4,7 +4,6 @@
 AssayError
 ├── InvalidInput              the caller's data is wrong; says which field and the way out
 │   ├── InvalidExam
-│   ├── KindNotAvailable
 │   ├── UnreadableSubmission
 │   └── UnreadableLog         a log in which no lines can be read
 ├── Unauthenticated           no key, or none we know
@@ -37,6 +36,7 @@ AssayError
 │   ├── ObjectStoreUnavailable
 │   ├── TemporalUnavailable
 │   ├── ModelUnavailable
+│   ├── ParserLost            a process that parses logs ended, or hangs
 │   └── LedgerUnavailable
 │       └── LedgerOverloaded
 ├── ModelReplyInvalid         a model answered something that is no answer
@@ -109,12 +109,6 @@ class InvalidExam(InvalidInput):
         line = f"line {first.line}: " if first.line else ""
         others = f" ({more} more mistake{'s' * (more > 1)})" if more else ""
         return cls(f"{line}{first}{others}", field=first.path or "exam", mistakes=mistakes)
-
-
-class KindNotAvailable(InvalidInput):
-    """A kind of batch that this version does not assess."""
-
-    code = "kind_not_available"
 
 
 class UnreadableSubmission(InvalidInput):
@@ -383,6 +377,12 @@ class ModelUnavailable(Unavailable):
         if retry_after_seconds is not None:
             self.retry_after_seconds = retry_after_seconds
         self.in_doubt = in_doubt
+
+
+class ParserLost(Unavailable):
+    """The process that parsed a log ended, or hangs; another one starts on it."""
+
+    code = "parser_lost"
 
 
 class LedgerUnavailable(Unavailable):

@@ -35,6 +35,14 @@ _LIKELY_FACTOR = Fraction(1, 3)
 _LIKELY_TEXT_BYTES = 4_000
 _TEXT_SUFFIXES = (".txt", ".md", ".json", ".csv", ".ipynb")
 
+#: a diagnosis looks for lines and concludes; a long summary is surveyed in segments, and each call may be repaired
+DIAGNOSIS_CALLS = 3
+MOST_DIAGNOSIS_CALLS = 22
+#: what one prompt of a diagnosis has at most, in bytes, and its reply in tokens; a test holds the agent to that
+DIAGNOSIS_PROMPT_BYTES = 96_000
+MOST_DIAGNOSIS_TOKENS = 6_000
+_LIKELY_DIAGNOSIS_TOKENS = 1_200
+
 
 def tokens_factor(calls_by_hundredths: Mapping[int, int]) -> Fraction:
     """Tokens for a byte that 99.9 % of a family's calls stay below; 1 until enough are known."""
@@ -56,7 +64,7 @@ def hundredths_of(tokens: int, byte_count: int) -> int:
 
 def most_tokens_in(byte_count: int, factor: Fraction) -> int:
     """The tokens that an input of so many bytes has at most."""
-    return ceil(byte_count * factor) + FRAME_TOKENS
+    return -(-byte_count * factor.numerator // factor.denominator) + FRAME_TOKENS
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,25 @@ def estimate_batch(
         prices_version=prices.version,
         likely=_range(calls, likely_in, len(files) * likely_replies, prices),
         most=_range(MOST_CALLS * calls, MOST_CALLS * most_in, MOST_CALLS * len(files) * replies, prices),
+    )
+
+
+def estimate_diagnosis(
+    files: Sequence[FileSize], model: str, prices: ModelPrices, factor: Fraction
+) -> BatchEstimate:
+    """What diagnosing these logs costs: an agent reads a summary of all, whose size is bounded, not the logs."""
+    # a small batch's summary quotes most of it; a large one's is as long as a prompt may be
+    size = min(sum(file.size_bytes for file in files), DIAGNOSIS_PROMPT_BYTES)
+    likely_in = ceil(DIAGNOSIS_CALLS * (PROMPT_BYTES + size) * _LIKELY_FACTOR)
+    most_in = ceil(MOST_DIAGNOSIS_CALLS * DIAGNOSIS_PROMPT_BYTES * factor) + FRAME_TOKENS * MOST_DIAGNOSIS_CALLS
+    return BatchEstimate(
+        files=len(files),
+        model=model,
+        prices_version=prices.version,
+        likely=_range(DIAGNOSIS_CALLS, likely_in, DIAGNOSIS_CALLS * _LIKELY_DIAGNOSIS_TOKENS, prices),
+        most=_range(
+            MOST_DIAGNOSIS_CALLS, most_in, MOST_DIAGNOSIS_CALLS * MOST_DIAGNOSIS_TOKENS, prices
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Self
+from uuid import UUID
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-]+")
 _GENERATION = re.compile(r"g[1-9][0-9]*")
@@ -87,6 +88,16 @@ def saga_id(file_id: str, generation: int) -> str:
     return f"{file_id}/g{generation}/persist"
 
 
+def override_saga_id(submission_id: str, override_id: str) -> str:
+    """The id of the saga of one override."""
+    return f"{submission_id}/override/{override_id}"
+
+
+def override_workflow_id(submission_id: str, override_id: str) -> str:
+    """The id of the workflow that overrides a mark."""
+    return f"submission/{submission_id}/override/{override_id}"
+
+
 @dataclass(frozen=True)
 class LogicalStep:
     """What a model call is for, whoever makes it and however often it is tried (L6)."""
@@ -131,6 +142,15 @@ class ClientStep:
 
     def __str__(self) -> str:
         return f"client/{self.call_id}"
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text is one of the forms of a UUID, and so may be a batch's id."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_segment(text: str) -> bool:

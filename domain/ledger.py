@@ -14,7 +14,6 @@ from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from hashlib import sha1
-from math import ceil
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -141,15 +140,16 @@ class Rates:
 
     def cost(self, usage: Mapping[str, int | Decimal]) -> Money:
         """The exact cost, rounded up once; raises `UnpricedModel` for a unit without a price."""
-        total = Fraction(0)
+        total: int | Fraction = 0
         for unit, count in _billed(usage, self.per_million).items():
             if not isinstance(count, (int, Decimal)) or isinstance(count, bool) or count < 0:
                 raise InvalidInput(f"{unit} is {count!r}, which is no number of units.", field=unit)
             if count and unit not in self.per_million:
                 message = f"Price list {self.version or '(none)'} has no price for {unit}."
                 raise UnpricedModel(f"{message} State it with `assay prices set`.", field=unit)
-            total += Fraction(count) * self.per_million.get(unit, 0)
-        return Money(ceil(total / 1_000_000))
+            whole = count if isinstance(count, int) else Fraction(count)
+            total += whole * self.per_million.get(unit, 0)
+        return Money(-(-total // 1_000_000))
 
     @cached_property
     def document(self) -> str:

@@ -106,6 +106,8 @@ class Signal:
     bound: float | None = None
     unit: str = ""
     quotes: tuple[Quote, ...] = ()
+    #: what was found beside the value, in words
+    detail: str = ""
 
 
 @dataclass(frozen=True)

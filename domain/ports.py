@@ -11,6 +11,7 @@ from domain.completion import CompletionReply, CompletionRequest, Payer
 from domain.estimates import FileSize
 from domain.exam import Exam, Question
 from domain.gateway import Caller
+from domain.overrides import Override
 from domain.prices import ModelPrices
 from domain.states import BatchState, FileState
 from domain.threads import ForkPlace, SavedCheckpoint, SavedState
@@ -364,6 +365,10 @@ class Orchestrator(Protocol):
 
     async def resume_batch(self, batch: Batch, resumptions: int) -> None:
         """Tell the batch's workflow that it was resumed; raises `NotFound` or `TemporalUnavailable`."""
+        ...
+
+    async def start_override(self, override: Override) -> None:
+        """Start the override's workflow, once however often it is asked; raises `TemporalUnavailable`."""
         ...
 
     async def retry_file(self, workflow_id: str) -> None:

@@ -154,7 +154,8 @@ class Tally:
 
     def take(self, count: int, level: Level | None, log_lines: int, file_index: int, file_id: str) -> None:
         self.count += count
-        self.level = _graver(self.level, level)
+        if level is not self.level:
+            self.level = _graver(self.level, level)
         self.squares += count * count
         self.occurrences += count.bit_length()
         rate = 1000 * count / max(1, count, log_lines)

@@ -4,7 +4,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from time import monotonic
 
 from domain.completion import CompletionRequest, Payer
@@ -58,7 +57,7 @@ class HoldStep:
 
     async def most_tokens(self, request: CompletionRequest, models: Sequence[str]) -> int:
         """The most tokens that the call may use, in and out, whichever of these models answers."""
-        most_in = [await self._tokens.most_tokens_in(replace(request, model=model)) for model in models]
+        most_in = [await self._tokens.most_tokens_in(request, model) for model in models]
         return max(most_in) + request.max_tokens * choices_wanted(request)
 
     async def hold(self, context: Context) -> Held:
@@ -82,7 +81,7 @@ class HoldStep:
         """The reply of a call that its client has named, if it was paid for before; nothing is sent."""
         if not context.request.refuse_other:
             return None
-        call, _ = await self._priced(replace(context, routed=Routed(tuple(models))))
+        call, _ = await self._priced(context.having(routed=Routed(tuple(models))))
         began = await self._begin(call, context, dispatch=False)
         if isinstance(began, Hold):
             await self._ledger.cancel(began, "not sent")
@@ -125,9 +124,9 @@ class HoldStep:
 
     async def _worst_case(self, context: Context, model: str) -> tuple[Money, Rates]:
         """As many tokens in as its bytes can be, as many out as it allows."""
-        request = replace(said(context.request, context.conversation), model=model)
+        request = said(context.request, context.conversation)
         prices = await self._prices.of_model(model)
-        tokens_in = await self._tokens.most_tokens_in(request)
+        tokens_in = await self._tokens.most_tokens_in(request, model)
         rates = prices.rates(tokens_in)
         tokens_out = request.max_tokens * choices_wanted(request)
         return rates.cost({"tokens_in": tokens_in, "tokens_out": tokens_out}), rates

@@ -105,10 +105,7 @@ class LangChainModel:
         client = await self._opened(request)
         runnable: Any = client
         if request.schema and self._provider.structured_output:
-            # `include_raw`: reading the reply is the caller's, who knows the rubric
-            runnable = client.with_structured_output(
-                dict(request.schema), method="json_schema", include_raw=True
-            )
+            runnable = _structured(client, request.schema)
         return _Call(runnable, [_message(each, self._provider) for each in request.messages], {})
 
     async def _chat(self, request: CompletionRequest, chat: Chat) -> _Call:
@@ -156,12 +153,14 @@ def _bound(client: "BaseChatModel", wishes: Wishes) -> Any:
         choice = {} if wishes.tool_choice is None else {"tool_choice": wishes.tool_choice}
         return client.bind_tools([dict(each) for each in wishes.tools], **choice)
     if wishes.schema is not None:
-        structured: Any = client.with_structured_output(
-            dict(wishes.schema), method="json_schema", include_raw=True
-        )
-        # without what reads the reply: that is the caller's, and it fails on one that was cut
-        return structured.first
+        return _structured(client, wishes.schema)
     return client
+
+
+def _structured(client: "BaseChatModel", schema: Mapping[str, Any]) -> Any:
+    """The client, asked for that schema; what reads the reply is left out: it fails on one that was cut."""
+    structured: Any = client.with_structured_output(dict(schema), method="json_schema", include_raw=True)
+    return structured.first
 
 
 def _raw(answer: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from domain.errors import Unavailable
@@ -42,19 +42,19 @@ class Pipeline:
         """The call with every section written; raises what `Completions` raises."""
         try:
             async with AsyncExitStack() as ends:
-                context = replace(context, authenticated=authenticated(context))
-                context = replace(context, quota=await self._check_quota(context, ends))
+                context = context.having(authenticated=authenticated(context))
+                context = context.having(quota=await self._check_quota(context, ends))
                 if on_limits is not None and context.quota is not None:
                     on_limits(context.quota.states)
-                context = replace(context, conversation=await self._load_conversation(context, ends))
+                context = context.having(conversation=await self._load_conversation(context, ends))
                 context = await self._paid(context, attempt, listener)
                 if self.quotas is not None:
                     await self.quotas.give_back(context)
-                context = replace(context, appended=await self._append_conversation(context))
+                context = context.having(appended=await self._append_conversation(context))
         except BaseException as error:
             self.audit.audit_failure(context, error)
             raise
-        return replace(context, audited=self.audit.audit(context))
+        return context.having(audited=self.audit.audit(context))
 
     async def _paid(self, context: Context, attempt: Attempt, listener: Listener) -> Context:
         """Rounds, with the waits between them, until one ends with a reply that is paid for."""
@@ -66,7 +66,7 @@ class Pipeline:
                         context = await self._round(context, listener)
                 except Later as later:
                     await waits.wait(later)
-                    context = replace(context, passed_over=context.passed_over | later.passed_over)
+                    context = context.having(passed_over=context.passed_over | later.passed_over)
                 else:
                     outcome = "answered"
                     return context
@@ -76,21 +76,21 @@ class Pipeline:
     async def _round(self, context: Context, listener: Listener) -> Context:
         """Route, hold, call, transform, settle: once."""
         try:
-            context = replace(context, routed=await self.route.route(context))
+            context = context.having(routed=await self.route.route(context))
         except Later:
             # no upstream is needed for a reply that is there
             if (held := await self._replayed(context)) is None:
                 raise
             return held
         try:
-            context = replace(context, held=await self.hold.hold(context))
+            context = context.having(held=await self.hold.hold(context))
             if context.replayed is not None:
-                return replace(context, settled=Settled(context.replayed))
-            context = replace(context, called=await self.call.call(context, listener))
+                return context.having(settled=Settled(context.replayed))
+            context = context.having(called=await self.call.call(context, listener))
         finally:
             self.room.give_back(context.place)
-        context = replace(context, transformed=transformed(context))
-        context = replace(context, settled=await self.settle.settle(context))
+        context = context.having(transformed=transformed(context))
+        context = context.having(settled=await self.settle.settle(context))
         await self.route.prefer(context)
         return context
 
@@ -98,7 +98,7 @@ class Pipeline:
         models = self.route.models(context.request.model)
         if (held := await self.hold.replayed(context, models)) is None or held.replayed is None:
             return None
-        return replace(context, held=held, settled=Settled(held.replayed))
+        return context.having(held=held, settled=Settled(held.replayed))
 
     async def _check_quota(self, context: Context, ends: AsyncExitStack) -> QuotaChecked:
         if self.quotas is None:
@@ -111,7 +111,7 @@ class Pipeline:
         if self.conversations is None or context.request.chat is None:
             return ConversationLoaded()
         loaded = await self.conversations.load(context)
-        ends.push_async_callback(self.conversations.give_back, replace(context, conversation=loaded))
+        ends.push_async_callback(self.conversations.give_back, context.having(conversation=loaded))
         return loaded
 
     async def _append_conversation(self, context: Context) -> Appended:

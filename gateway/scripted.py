@@ -15,6 +15,7 @@ from typing import Any, Self
 import yaml
 
 from domain.completion import Chat, CompletionReply, CompletionRequest, FinishReason, OnChunk, Usage
+from domain.diagnosis import Anomaly, Case, Purpose
 from domain.errors import InvalidInput, ModelRefused, ModelUnavailable
 from gateway.replies import text_of, to_json
 
@@ -35,8 +36,8 @@ class Rule:
     """What to do with calls whose key or question id matches; the first rule that matches is taken.
 
     `reply` is a policy's name or the literal text; by a policy's name, a chat is answered with what its user
-    said last. `times` limits the rule to its first matching
-    calls in this process; `hang_seconds` come before everything else.
+    said last, and a batch of logs with its first anomaly as the cause, or with none by `zero`. `times` limits
+    the rule to its first matching calls in this process; `hang_seconds` come before everything else.
     """
 
     match: str = "*"
@@ -162,6 +163,8 @@ class ScriptedModel:
             return reply
         if request.chat is not None:
             return _said_last(request.chat)
+        if request.case is not None:
+            return _case_reply(request.case, reply, bad_quote=rule.fail == "bad_quote")
         quote = BAD_QUOTE if rule.fail == "bad_quote" else first_sentence(request.answer)
         return _policy_reply(request, POLICIES[reply], quote, self.script.confidence)
 
@@ -178,6 +181,8 @@ def _broken_off(request: CompletionRequest) -> ModelUnavailable:
 
 def _input(request: CompletionRequest) -> str:
     """What the model reads, as far as it is counted."""
+    if request.case is not None:
+        return " ".join(each.content for each in request.messages)
     return request.answer if request.chat is None else " ".join(map(_text_of, request.chat.messages))
 
 
@@ -223,3 +228,34 @@ def _policy_reply(request: CompletionRequest, share: float, quote: str, confiden
         for criterion in request.graded().criteria
     ]
     return json.dumps({"criteria": criteria}, ensure_ascii=False)
+
+
+def _case_reply(case: Case, policy: str, *, bad_quote: bool) -> str:
+    if case.purpose is Purpose.SURVEY:
+        return json.dumps({"notes": []})
+    if case.purpose is Purpose.INVESTIGATE:
+        return json.dumps({"thought": "The script has seen enough.", "look": []})
+    quoted = [each for each in case.summary.anomalies if each.quotes and policy != "zero"]
+    return json.dumps(
+        {
+            "findings": [_claim(each, bad_quote=bad_quote) for each in quoted[:1]],
+            "verdict": "root_cause" if quoted else "insufficient_evidence",
+            "summary": "The script has spoken.",
+        }
+    )
+
+
+def _claim(anomaly: Anomaly, *, bad_quote: bool) -> dict[str, Any]:
+    quote = anomaly.quotes[0]
+    text = BAD_QUOTE if bad_quote else quote.text
+    return {
+        "cause": "scripted",
+        "title": "The script names the first anomaly",
+        "evidence": [{"file": quote.file_id, "member": quote.member, "line": quote.line, "text": text}],
+        "explanation": "The script says so.",
+        "anomaly_codes": [anomaly.code],
+        "vehicles": list(anomaly.vehicles),
+        "hazard": "degraded",
+        "confidence": 0.5,
+        "recommendations": [],
+    }

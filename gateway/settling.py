@@ -75,8 +75,8 @@ class SettleStep:
             fact = LedgerFact(FactKind.ESTIMATED, context.payer, context.key.id, None, trace_id, data)
             await self.ledger.record(fact)
             return
-        request = replace(said(context.request, context.conversation), model=called.candidate)
-        await self.tokens.learn(request, reply.usage.tokens_in)
+        request = said(context.request, context.conversation)
+        await self.tokens.learn(request, called.candidate, reply.usage.tokens_in)
 
 
 def _called(context: Context) -> Called:

@@ -1,7 +1,6 @@
 """How many tokens an input has at most: learned from what upstreams count, by family of models (L2)."""
 
 import asyncio
-import json
 from collections import Counter
 from fractions import Fraction
 from time import monotonic
@@ -25,13 +24,13 @@ class TokenEstimates:
         self._seen: dict[str, Counter[int]] = {}
         self._writing = asyncio.Lock()
 
-    async def most_tokens_in(self, request: CompletionRequest) -> int:
-        """The most tokens that the request's input has."""
-        return most_tokens_in(input_bytes(request), await self._factor(family_of(request.model)))
+    async def most_tokens_in(self, request: CompletionRequest, model: str) -> int:
+        """The most tokens that the request's input has for that model."""
+        return most_tokens_in(input_bytes(request), await self._factor(family_of(model)))
 
-    async def learn(self, request: CompletionRequest, tokens_in: int) -> None:
-        """Hear how many tokens an input was counted as."""
-        family = family_of(request.model)
+    async def learn(self, request: CompletionRequest, model: str, tokens_in: int) -> None:
+        """Hear how many tokens an input was counted as by that model."""
+        family = family_of(model)
         seen = self._seen.setdefault(family, Counter())
         seen[hundredths_of(tokens_in, input_bytes(request))] += 1
         if seen.total() >= WRITE_EVERY_CALLS:
@@ -55,8 +54,8 @@ class TokenEstimates:
 def input_bytes(request: CompletionRequest) -> int:
     """The bytes of everything that is sent, the schema included; of a chat its tools too."""
     if request.chat is not None:
-        sent = json.dumps([*request.chat.messages, request.chat.parameters], ensure_ascii=False)
-    elif request.messages:
+        return request.chat.size_bytes
+    if request.messages:
         sent = "".join(message.content for message in request.messages) + repr(request.schema)
     else:
         sent = request.answer

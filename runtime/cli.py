@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from domain.errors import AssayError
+from runtime.baseline_commands import baseline_commands
 from runtime.exam_commands import exam_commands
 from runtime.key_commands import key_commands
 from runtime.ledger_commands import ledger_commands
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(rerun_commands)
 app.add_typer(thread_commands)
 app.add_typer(exam_commands)
+app.add_typer(baseline_commands)
 app.add_typer(ledger_commands)
 app.add_typer(price_commands)
 app.add_typer(key_commands)
@@ -343,7 +345,7 @@ def migrate() -> None:
 @app.command()
 def worker(
     kind: Annotated[
-        Literal["all", "orchestration", "cognition"], typer.Option(help="Which queues to serve.")
+        Literal["all", "orchestration", "cognition", "parsing"], typer.Option(help="Which queues to serve.")
     ] = "all",
 ) -> None:
     """Serve Temporal's task queues until SIGTERM; running agents are drained at their next step.
@@ -351,12 +353,12 @@ def worker(
     Example: assay worker --kind cognition
     """
     from runtime.telemetry import configure_logs
-    from runtime.worker import run_worker
+    from runtime.worker import KINDS, run_worker
 
     settings = Settings()
     configure_logs(settings.log, process=f"worker-{kind}")
     _log_settings(settings)
-    asyncio.run(run_worker(settings, orchestration=kind != "cognition", cognition=kind != "orchestration"))
+    asyncio.run(run_worker(settings, KINDS if kind == "all" else [kind]))
 
 
 @app.command()

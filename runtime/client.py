@@ -68,6 +68,14 @@ class ApiClient:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
         return self._json(self._send("POST", path, json=document, headers=headers))
 
+    def put(self, path: str, document: Any) -> Any:
+        """What the API answers to a document that is to stand there."""
+        return self._json(self._send("PUT", path, json=document))
+
+    def delete(self, path: str) -> None:
+        """Remove what stands there."""
+        self._send("DELETE", path)
+
     def create_exam(self, path: Path) -> Any:
         """Hand in an exam, YAML or JSON by the file's name."""
         kind = "application/json" if path.suffix == ".json" else "application/yaml"

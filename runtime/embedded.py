@@ -169,6 +169,7 @@ class Ports:
     api: int
     orchestration_metrics: int
     cognition_metrics: int
+    parsing_metrics: int
 
     @classmethod
     def open(cls, folder: Path) -> Ports:

@@ -197,7 +197,7 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 async def _ready(
     settings: Settings, addresses: Addresses, api_url: str, programs: list[ChildProcess]
 ) -> None:
-    """Wait until the API answers and both queues are polled; the end of the wait names who is missing."""
+    """Wait until the API answers and every queue is polled; the end of the wait names who is missing."""
     deadline = time.monotonic() + READY_SECONDS
     waiting_for = ""
     while time.monotonic() < deadline:
@@ -219,8 +219,8 @@ async def _missing(settings: Settings, addresses: Addresses, api_url: str) -> st
                 return "the API"
         except httpx.HTTPError:
             return "the API"
-    queues = (settings.temporal.orchestration_queue, settings.temporal.cognition_queue)
-    for queue in queues:
+    temporal = settings.temporal
+    for queue in (temporal.orchestration_queue, temporal.cognition_queue):
         if not await _polled(addresses, queue):
             return f"the worker of the queue {queue}"
     return ""

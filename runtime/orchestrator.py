@@ -15,11 +15,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.batch import AgentState, Batch, Progress
 from domain.errors import NotFound, TemporalUnavailable
-from domain.identity import batch_workflow_id
+from domain.identity import batch_workflow_id, override_workflow_id
+from domain.overrides import Override
 from runtime.settings import TemporalSettings, WorkerSettings
 from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, STAGE, TENANT
 from workflows.batch import BatchInput, BatchWorkflow
 from workflows.grading import GradingWorkflow
+from workflows.overrides import OverrideWorkflow
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 
@@ -48,6 +50,7 @@ class TemporalOrchestrator:
                     trace_id=batch.trace_id,
                     window_files=self._worker.window_files,
                     cognition_queue=self._temporal.cognition_queue,
+                    parsing_queue=self._temporal.parsing_queue,
                     timings=self._worker.timings(),
                     resumptions=batch.resumptions,
                 ),
@@ -64,6 +67,35 @@ class TemporalOrchestrator:
                         SearchAttributePair(BATCH, batch.id),
                         SearchAttributePair(KIND, batch.opening.kind),
                         SearchAttributePair(STAGE, batch.state),
+                        SearchAttributePair(NEEDS_INTERVENTION, False),
+                    ]
+                ),
+                rpc_timeout=_RPC_TIMEOUT,
+            )
+        except WorkflowAlreadyStartedError:
+            return  # it has run to its end already
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(error) from error
+
+    async def start_override(self, override: Override) -> None:
+        """Start the override's workflow, once however often it is asked; raises `TemporalUnavailable`."""
+        try:
+            await self._client.start_workflow(
+                OverrideWorkflow.run,
+                override,
+                id=override_workflow_id(override.submission_id, override.override_id),
+                task_queue=self._temporal.orchestration_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                task_timeout=self._worker.timings().task_timeout,
+                priority=Priority(fairness_key=override.tenant_id),
+                static_summary=f"override of submission {override.submission_id}",
+                search_attributes=TypedSearchAttributes(
+                    [
+                        SearchAttributePair(TENANT, override.tenant_id),
+                        SearchAttributePair(BATCH, override.batch_id),
+                        SearchAttributePair(KIND, "override"),
+                        SearchAttributePair(STAGE, "pending"),
                         SearchAttributePair(NEEDS_INTERVENTION, False),
                     ]
                 ),

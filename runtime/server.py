@@ -10,11 +10,13 @@ from api.app import create_app
 from api.dependencies import LifespanState, Limits, Services
 from api.metrics import ApiMetrics
 from db.client_calls import StoredClientCalls
+from db.postgres.baselines import PostgresBaselines
 from db.postgres.batches import PostgresBatches
 from db.postgres.conversations import PostgresConversations
 from db.postgres.costs import PostgresCosts
 from db.postgres.exams import PostgresExams
 from db.postgres.external_events import PostgresExternalEvents
+from db.postgres.overrides import PostgresOverrides
 from db.postgres.pauses import PostgresPauses
 from db.postgres.prices import PostgresPrices, PostgresTokenRatios
 from db.postgres.reports import PostgresResults
@@ -45,10 +47,12 @@ def services(
     orchestrator = TemporalOrchestrator(resources.temporal, settings.temporal, settings.worker)
     return Services(
         exams=PostgresExams(postgres),
+        baselines=PostgresBaselines(postgres),
         batches=PostgresBatches(postgres, max_tenant_bytes=settings.api.max_tenant_bytes),
         resumptions=PostgresPauses(postgres),
         reruns=PostgresReruns(postgres),
         thread_history=PostgresThreadHistory(postgres),
+        overrides=PostgresOverrides(postgres),
         prices=PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
         token_ratios=PostgresTokenRatios(postgres),
         results=PostgresResults(postgres),

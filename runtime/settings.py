@@ -45,6 +45,7 @@ class TemporalSettings(_Part):
     ui_url: str | None = None
     orchestration_queue: str = "orchestration"
     cognition_queue: str = "cognition"
+    parsing_queue: str = "parsing"
 
 
 class ObjectSettings(_Part):
@@ -69,6 +70,9 @@ class WorkerSettings(_Part):
 
     max_assessments: int = Field(100, ge=1, le=1000)
     max_parallel_calls: int = Field(8, ge=1, le=100, description="model calls of one submission at once")
+    parsing_processes: int | None = Field(
+        None, ge=1, le=256, description="logs parsed at once; one a processor by default"
+    )
     heartbeat_timeout_seconds: float = Field(10.0, ge=1, le=600)
     state_interval_seconds: float = Field(30.0, gt=0, le=3600)
     checkpoint_retry_seconds: tuple[float, ...] = Field(

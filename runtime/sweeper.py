@@ -133,8 +133,10 @@ class UploadSweeper:
         while expired := await self._uploads.expired(UPLOADS_AT_ONCE):
             for upload_id in expired:
                 await self._remove(await self._uploads.remove(upload_id))
-        async for keys in self._objects.older_than("uploads/", self._clock.now() - LANDING_TIME):
+        landed_before = self._clock.now() - LANDING_TIME
+        async for keys in self._objects.older_than("uploads/", landed_before):
             await self._remove(sorted(set(keys) - await self._uploads.known(keys)))
+        await self._objects.remove_staged("uploads", landed_before)
 
     async def _remove(self, keys: list[str]) -> None:
         for key in keys:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -20,13 +20,18 @@ from activities.batches import BatchActivities
 from activities.failures import FailureInterceptor
 from activities.intake.ocr import recognition_installed
 from activities.intake.reader import Intake
+from activities.logs import DiagnosisRecordActivities, GatherActivities, LogActivities
+from activities.overrides import OverrideActivities
 from activities.pauses import PauseActivities
 from activities.persist import PersistActivities
 from db.postgres.batches import PostgresBatchRuns
+from db.postgres.diagnoses import PostgresDiagnoses
 from db.postgres.exams import PostgresExams
 from db.postgres.external_events import PostgresExternalEvents, PostgresOutside
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
 from db.postgres.locks import PostgresFences
+from db.postgres.logs import PostgresLogs, PostgresSummaries
+from db.postgres.overrides import PostgresOverrides
 from db.postgres.pauses import PostgresPauses
 from db.postgres.quotas import PostgresQuotaAudit
 from db.postgres.reports import PostgresResults
@@ -46,13 +51,18 @@ from runtime.settings import Settings
 from runtime.sweeper import BatchSweeper, LedgerSweeper, ThreadSweeper, UploadSweeper
 from runtime.telemetry import publish_pool_stats, registry
 from workflows.batch import BatchWorkflow, WindowWorkflow
+from workflows.diagnosis import DiagnosisWorkflow, LogWorkflow
 from workflows.grading import GradingWorkflow
+from workflows.overrides import OverrideWorkflow
 
 #: our packages enter the workflow sandbox as they are: they hold no state of their own
 _PASSTHROUGH = ("activities", "domain", "structlog", "workflows")
 
+#: the queues, by which workers are told apart
+KINDS = ("orchestration", "cognition", "parsing")
 
-async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool) -> None:
+
+async def run_worker(settings: Settings, kinds: Collection[str]) -> None:
     """Serve the queues until SIGTERM or SIGINT; running agents are drained at their next step."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -65,11 +75,13 @@ async def run_worker(settings: Settings, *, orchestration: bool, cognition: bool
         if settings.worker.metrics_port is not None:
             start_http_server(settings.worker.metrics_port, settings.worker.metrics_host, registry(resources))
         workers: list[Worker] = []
-        if orchestration:
+        if "orchestration" in kinds:
             workers.append(orchestration_worker(resources))
-        if cognition:
+        if "cognition" in kinds:
             workers.append(cognition_worker(resources))
-        async with serving(resources, workers, relay=orchestration, threads=cognition):
+        if "parsing" in kinds:
+            workers.append(parsing_worker(resources))
+        async with serving(resources, workers, relay="orchestration" in kinds, threads="cognition" in kinds):
             structlog.get_logger("assay.worker").info(
                 "worker_ready", queues=[worker.task_queue for worker in workers]
             )
@@ -177,10 +189,33 @@ def orchestration_worker(resources: Resources) -> Worker:
         bell=RedisBell(link),
     )
     pauses = PauseActivities(PostgresPauses(resources.postgres))
+    overrides = OverrideActivities(
+        overrides=PostgresOverrides(resources.postgres),
+        results=results,
+        cache=RedisResultCache(link),
+        reports=RedisReportCache(link),
+        bell=RedisBell(link),
+    )
+    stored = PostgresLogs(resources.postgres)
+    logs = LogActivities(stored, resources.objects, barrier=RedisBarrier(link), bell=RedisBell(link))
+    gathering = GatherActivities(
+        runs=PostgresBatchRuns(resources.postgres),
+        logs=stored,
+        objects=resources.objects,
+        summaries=PostgresSummaries(resources.postgres),
+    )
+    diagnoses = DiagnosisRecordActivities(PostgresDiagnoses(resources.postgres), RedisBell(link))
     return _worker(
         resources,
         resources.settings.temporal.orchestration_queue,
-        workflows=[BatchWorkflow, WindowWorkflow, GradingWorkflow],
+        workflows=[
+            BatchWorkflow,
+            WindowWorkflow,
+            GradingWorkflow,
+            OverrideWorkflow,
+            LogWorkflow,
+            DiagnosisWorkflow,
+        ],
         activities=[
             batches.begin_scattering,
             batches.plan_rerun,
@@ -200,7 +235,24 @@ def orchestration_worker(resources: Resources) -> Worker:
             persist.flag_file,
             persist.flag_saga,
             persist.cancel_file,
+            logs.begin_log,
+            logs.record_log,
+            gathering.gather_logs,
+            gathering.begin_diagnosing,
+            diagnoses.record_diagnosis,
+            diagnoses.retract_diagnosis,
+            diagnoses.publish_diagnosis,
+            diagnoses.flag_diagnosis,
+            diagnoses.fail_diagnosis,
+            overrides.apply_override,
+            overrides.retract_override,
+            overrides.cache_override,
+            overrides.void_override,
+            overrides.tell_override,
+            overrides.tell_retraction,
+            overrides.flag_override,
             pauses.pause_file,
+            pauses.pause_batch,
             pauses.note_resumed,
         ],
         max_concurrent_activities=100,

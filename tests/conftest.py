@@ -148,6 +148,7 @@ def make_settings(
             ui_url=addresses.temporal_ui_url,
             orchestration_queue=f"orchestration-{mark}",
             cognition_queue=f"cognition-{mark}",
+            parsing_queue=f"parsing-{mark}",
         ),
         objects=ObjectSettings(url=f"file://{folder / 'objects'}"),
         api=ApiSettings(key=SecretStr(KEY)),

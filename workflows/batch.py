@@ -36,22 +36,33 @@ with workflow.unsafe.imports_passed_through():
         WindowFiles,
         WindowRef,
     )
+    from activities.logs import DiagnosisRecordActivities, DiagnosisRef, GatherActivities
     from activities.pauses import PauseActivities, ResumedInput
     from activities.persist import FailureInput, PersistActivities
-    from domain.batch import Counts, Pause, Progress
+    from domain.batch import BatchKind, Counts, Pause, Progress
     from domain.external_events import ExternalEvent
-    from domain.identity import file_workflow_id, window_workflow_id
+    from domain.identity import diagnosis_workflow_id, file_workflow_id, window_workflow_id
     from domain.money import Money
     from domain.states import BatchState
     from domain.timings import WINDOW_FILES, Timings
 
 from workflows.attributes import BATCH, KIND, NEEDS_INTERVENTION, SPENT, STAGE, TENANT
+from workflows.diagnosis import (
+    DiagnosisInput,
+    DiagnosisResult,
+    DiagnosisWorkflow,
+    LogInput,
+    LogResult,
+    LogWorkflow,
+)
 from workflows.events import ReceivedEvents
 from workflows.grading import GradingInput, GradingResult, GradingWorkflow
 from workflows.options import (
     AWAIT_TIMEOUT,
+    GATHER_TIMEOUT,
     REPORT_INTERVAL,
     REPORTS_PER_BATCH,
+    STEP_DEADLINE,
     STEP_RETRY,
     WINDOWS_AT_ONCE,
 )
@@ -78,6 +89,7 @@ class BatchInput:
     timings: Timings = field(default_factory=Timings)
     #: how often the batch has been resumed
     resumptions: int = 0
+    parsing_queue: str = "parsing"
 
 
 @dataclass
@@ -140,6 +152,7 @@ class BatchWorkflow:
         self._pause: Pause | None = None
         self._resumptions = 0
         self._events = ReceivedEvents()
+        self._diagnosis_spent = 0
 
     @workflow.run
     async def run(self, input: BatchInput) -> BatchResult:
@@ -153,8 +166,10 @@ class BatchWorkflow:
             await self._scatter(input)
             self._counts = await durably(BatchActivities.open_barrier, batch)
             self._enter(BatchState.SCATTERED)
-            self._counts = await durably(BatchActivities.gather_results, batch)
+            self._counts = await self._gather(input, self._counts)
             self._enter(BatchState.GATHERED)
+            if self._counts.completed and input.kind == BatchKind.DIAGNOSIS:
+                await self._diagnose(input, batch)
             self._enter(BatchState(await durably(BatchActivities.finish_batch, batch)))
         except (asyncio.CancelledError, FailureError) as error:
             # whatever closes the workflow ends the batch
@@ -178,7 +193,7 @@ class BatchWorkflow:
 
     @property
     def _spent(self) -> int:
-        return sum(report.spent_nanodollars for report in self._reports.values())
+        return self._diagnosis_spent + sum(report.spent_nanodollars for report in self._reports.values())
 
     @workflow.query
     def state(self) -> str:
@@ -189,8 +204,16 @@ class BatchWorkflow:
     def window_report(self, report: WindowReport) -> None:
         """A window tells how far it is."""
         self._reports[report.index] = report
-        if self._pause is None and report.pause is not None and report.pause.resumptions >= self._resumptions:
-            self._pause = replace(report.pause, file_id="")
+        self._heed(report.pause)
+
+    @workflow.signal
+    def diagnosis_paused(self, pause: Pause) -> None:
+        """The diagnosis waits for money, or for a human."""
+        self._heed(pause)
+
+    def _heed(self, pause: Pause | None) -> None:
+        if self._pause is None and pause is not None and pause.resumptions >= self._resumptions:
+            self._pause = replace(pause, file_id="")
         self._touch()
 
     @workflow.signal
@@ -216,7 +239,7 @@ class BatchWorkflow:
         self._windows = {window.index: window for window in waiting}
         lanes = min(WINDOWS_AT_ONCE, len(waiting), input_.max_concurrent)
         shares = divide(input_.max_concurrent, lanes)
-        governor = asyncio.create_task(self._govern(input_))
+        governor = asyncio.create_task(self._govern(input_, BatchState.SCATTERING))
         try:
             lanes_run = [self._run_lane(waiting, share) for share in shares]
             await together(lanes_run, before_stopping=waiting.clear)
@@ -234,8 +257,8 @@ class BatchWorkflow:
         self._reports = {index: WindowReport(index, dict(each.ended)) for index, each in enumerate(stretches)}
         return plan_rerun_windows(input_, stretches)
 
-    async def _govern(self, input_: BatchInput) -> None:
-        """Carry pauses from window to window, and resumptions down to all of them."""
+    async def _govern(self, input_: BatchInput, stage: BatchState) -> None:
+        """Carry pauses from window to window, and resumptions down to whatever runs."""
         resumptions = self._resumptions
         while True:
             await workflow.wait_condition(partial(self._has_word, resumptions))
@@ -244,8 +267,10 @@ class BatchWorkflow:
                 await self._tell_windows(WindowWorkflow.pause, self._pause)
                 await workflow.wait_condition(lambda: self._pause is None)
             resumptions = self._resumptions
-            self._show_stage(BatchState.SCATTERING)
+            self._show_stage(stage)
             await self._tell_windows(WindowWorkflow.resume, resumptions)
+            if stage is BatchState.DIAGNOSING:
+                await self._tell_diagnosis(input_, resumptions)
             ids = (input_.tenant_id, input_.batch_id)
             await durably(PauseActivities.note_resumed, ResumedInput(*ids, resumptions, input_.trace_id))
 
@@ -256,6 +281,11 @@ class BatchWorkflow:
         for index in sorted(self._open):
             handle = workflow.get_external_workflow_handle(self._window_id(self._windows[index]))
             await unless_ended(handle.signal(signal, argument))
+
+    async def _tell_diagnosis(self, input_: BatchInput, resumptions: int) -> None:
+        workflow_id = diagnosis_workflow_id(input_.batch_id, input_.generation)
+        handle = workflow.get_external_workflow_handle(workflow_id)
+        await unless_ended(handle.signal(DiagnosisWorkflow.resume, resumptions))
 
     async def _run_lane(self, waiting: deque[WindowInput], share: int) -> None:
         """One window after another with this share; at the end the share goes to a window still open."""
@@ -292,6 +322,59 @@ class BatchWorkflow:
             self._open.discard(window.index)
         self._reports[window.index] = report
         self._touch()
+
+    async def _gather(self, input_: BatchInput, counts: Counts) -> Counts:
+        """Count what came back; what was parsed of logs becomes one summary."""
+        if not counts.completed or input_.kind != BatchKind.DIAGNOSIS:
+            batch = BatchRef(input_.tenant_id, input_.batch_id, input_.trace_id)
+            return await durably(BatchActivities.gather_results, batch)
+        self._enter(BatchState.GATHERING)
+        return await workflow.execute_activity_method(
+            GatherActivities.gather_logs,
+            _diagnosis_ref(input_),
+            start_to_close_timeout=GATHER_TIMEOUT,
+            schedule_to_close_timeout=STEP_DEADLINE,
+            heartbeat_timeout=input_.timings.heartbeat_timeout,
+            retry_policy=STEP_RETRY,
+        )
+
+    async def _diagnose(self, input_: BatchInput, batch: BatchRef) -> None:
+        """Say what is the matter; where that fails, the batch has its summary and no diagnosis."""
+        await durably(GatherActivities.begin_diagnosing, batch)
+        self._enter(BatchState.DIAGNOSING)
+        governor = asyncio.create_task(self._govern(input_, BatchState.DIAGNOSING))
+        try:
+            result = await self._run_diagnosis(input_)
+            self._diagnosis_spent = result.spent_nanodollars
+        except ChildWorkflowError as error:
+            if is_cancelled_exception(error):
+                raise
+            # terminated by hand in the Web UI
+            code, message = failure_of(error)
+            failed = replace(_diagnosis_ref(input_), code=code, reason=message)
+            await durably(DiagnosisRecordActivities.fail_diagnosis, failed)
+        finally:
+            governor.cancel()
+
+    async def _run_diagnosis(self, input_: BatchInput) -> DiagnosisResult:
+        return await run_child(
+            DiagnosisWorkflow.run,
+            DiagnosisInput(
+                tenant_id=input_.tenant_id,
+                batch_id=input_.batch_id,
+                generation=input_.generation,
+                model=input_.model,
+                trace_id=input_.trace_id,
+                cognition_queue=input_.cognition_queue,
+                timings=input_.timings,
+                resumptions=self._resumptions,
+            ),
+            DiagnosisResult,
+            workflow_id=diagnosis_workflow_id(input_.batch_id, input_.generation),
+            summary="diagnosis",
+            batch=input_,
+            stage=BatchState.DIAGNOSING,
+        )
 
     async def _end_early(self, input_: BatchInput, error: BaseException) -> None:
         cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
@@ -470,25 +553,10 @@ class WindowWorkflow:
 
     async def _assess(self, batch: BatchInput, file_id: str) -> GradingResult:
         try:
-            return await run_child(
-                GradingWorkflow.run,
-                GradingInput(
-                    tenant_id=batch.tenant_id,
-                    batch_id=batch.batch_id,
-                    file_id=file_id,
-                    generation=batch.generation,
-                    model=batch.model,
-                    trace_id=batch.trace_id,
-                    cognition_queue=batch.cognition_queue,
-                    timings=batch.timings,
-                    resumptions=self._resumptions,
-                ),
-                GradingResult,
-                workflow_id=file_workflow_id(batch.batch_id, file_id, batch.generation),
-                summary=f"submission {file_id}",
-                batch=batch,
-                stage="assessing",
-            )
+            if batch.kind == BatchKind.DIAGNOSIS:
+                parsed = await self._parse(batch, file_id)
+                return GradingResult(parsed.state, parsed.code)
+            return await self._grade(batch, file_id)
         except (ChildWorkflowError, ActivityError) as error:
             if self._cancelling:
                 raise
@@ -502,6 +570,46 @@ class WindowWorkflow:
                 return GradingResult("cancelled")
             await durably(PersistActivities.fail_file, failure)
             return GradingResult("failed", code)
+
+    async def _grade(self, batch: BatchInput, file_id: str) -> GradingResult:
+        return await run_child(
+            GradingWorkflow.run,
+            GradingInput(
+                tenant_id=batch.tenant_id,
+                batch_id=batch.batch_id,
+                file_id=file_id,
+                generation=batch.generation,
+                model=batch.model,
+                trace_id=batch.trace_id,
+                cognition_queue=batch.cognition_queue,
+                timings=batch.timings,
+                resumptions=self._resumptions,
+            ),
+            GradingResult,
+            workflow_id=file_workflow_id(batch.batch_id, file_id, batch.generation),
+            summary=f"submission {file_id}",
+            batch=batch,
+            stage="assessing",
+        )
+
+    async def _parse(self, batch: BatchInput, file_id: str) -> LogResult:
+        return await run_child(
+            LogWorkflow.run,
+            LogInput(
+                tenant_id=batch.tenant_id,
+                batch_id=batch.batch_id,
+                file_id=file_id,
+                generation=batch.generation,
+                trace_id=batch.trace_id,
+                parsing_queue=batch.parsing_queue,
+                timings=batch.timings,
+            ),
+            LogResult,
+            workflow_id=file_workflow_id(batch.batch_id, file_id, batch.generation),
+            summary=f"log {file_id}",
+            batch=batch,
+            stage="parsing",
+        )
 
     async def _tell_batch(self, window: WindowInput) -> None:
         parent = workflow.info().parent
@@ -540,6 +648,10 @@ def plan_rerun_windows(batch: BatchInput, stretches: list[RerunStretch]) -> list
         WindowInput(batch, index, each.first, each.last, share=0, report_every=every)
         for index, each in enumerate(stretches)
     ]
+
+
+def _diagnosis_ref(batch: BatchInput) -> DiagnosisRef:
+    return DiagnosisRef(batch.tenant_id, batch.batch_id, batch.generation, trace_id=batch.trace_id)
 
 
 def pause_line(pause: Pause | None) -> str:

@@ -25,15 +25,15 @@ with workflow.unsafe.imports_passed_through():
     from activities.pauses import BatchPauseInput, PauseActivities
     from activities.persist import FailureInput, PersistActivities
     from domain.batch import AgentState, Pause
-    from domain.errors import BudgetExhausted, CheckpointNotSaved, CompensationFailed
+    from domain.errors import BudgetExhausted, CheckpointNotSaved, CompensationFailed, SagaCompleted
     from domain.external_events import ExternalEvent
     from domain.timings import Timings
 
 from workflows.attributes import NEEDS_INTERVENTION, STAGE
 from workflows.events import ReceivedEvents
+from workflows.grading import pause_from
 from workflows.options import ASSESS_RETRY, ASSESS_TIMEOUT, PARSE_RETRY, PARSE_TIMEOUT
-from workflows.pausing import pause_from
-from workflows.saga import Saga, durably, failure_of
+from workflows.saga import Saga, durably, failure_of, file_step
 from workflows.signals import tell
 
 #: the activities of other queues, by name: a worker in any language may serve them
@@ -74,7 +74,7 @@ class LogWorkflow:
         """Parse, record, tell."""
         workflow.set_current_details("Waiting for a parser.")
         try:
-            log = await durably(LogActivities.begin_log, _log_ref(input))
+            log = await file_step(LogActivities.begin_log, _log_ref(input))
             if log.ended is not None:
                 return LogResult(log.ended)
             parsed = await self._parse(input, log)
@@ -137,7 +137,7 @@ class LogWorkflow:
             trace_id=input_.trace_id,
         )
         # once begun, it completes the file: a cancellation comes too late
-        recording = asyncio.ensure_future(durably(LogActivities.record_log, argument))
+        recording = asyncio.ensure_future(file_step(LogActivities.record_log, argument))
         try:
             await asyncio.shield(recording)
         except asyncio.CancelledError:
@@ -145,12 +145,12 @@ class LogWorkflow:
 
     async def _fail_file(self, input_: LogInput, error: FailureError) -> LogResult:
         code, message = failure_of(error)
-        await durably(PersistActivities.fail_file, _failure(input_, code, message))
+        await file_step(PersistActivities.fail_file, _failure(input_, code, message))
         _end("failed", f"**Failed**: `{code}`: {message}")
         return LogResult("failed", code)
 
     async def _cancel_file(self, input_: LogInput) -> None:
-        await durably(PersistActivities.cancel_file, _failure(input_, "", ""))
+        await file_step(PersistActivities.cancel_file, _failure(input_, "", ""))
 
 
 def _log_ref(input_: LogInput) -> LogRef:
@@ -320,34 +320,41 @@ class DiagnosisWorkflow:
         saga = Saga()
         try:
             recorded = await saga.step(
-                durably(DiagnosisRecordActivities.record_diagnosis, argument),
-                undo=lambda: durably(DiagnosisRecordActivities.retract_diagnosis, argument),
+                file_step(DiagnosisRecordActivities.record_diagnosis, argument),
+                undo=lambda: file_step(DiagnosisRecordActivities.retract_diagnosis, argument),
             )
             # whoever has heard of it hears, by the bell of the first step's opposite, that it was retracted
-            await durably(DiagnosisRecordActivities.publish_diagnosis, argument)
+            await file_step(DiagnosisRecordActivities.publish_diagnosis, argument)
         except FailureError as error:
             argument.reason = ": ".join(failure_of(error))
-            await self._compensate(saga, input_, argument)
-            raise
+            if await self._is_undone(saga, input_, argument):
+                raise
         return recorded
 
-    async def _compensate(self, saga: Saga, input_: DiagnosisInput, argument: DiagnosisRef) -> None:
-        """Undo the steps; one that cannot be undone waits for a human and is tried again when told (G4.4)."""
+    async def _is_undone(self, saga: Saga, input_: DiagnosisInput, argument: DiagnosisRef) -> bool:
+        """Undo the steps, unless the last one had completed the saga without this workflow hearing of it.
+
+        A step that cannot be undone waits for a human, and is tried again when told (G4.4).
+        """
         while True:
             resumptions = self._resumptions
             try:
-                return await saga.compensate()
+                await saga.compensate()
             except FailureError as error:
+                if failure_of(error)[0] == SagaCompleted.code:
+                    return False
                 reason = f"{argument.reason}; then, undoing it: {': '.join(failure_of(error))}"
-                await durably(DiagnosisRecordActivities.flag_diagnosis, replace(argument, reason=reason))
+                await file_step(DiagnosisRecordActivities.flag_diagnosis, replace(argument, reason=reason))
                 await self._need_intervention(
                     input_, Pause(CompensationFailed.code, resumptions=resumptions)
                 )
+            else:
+                return True
 
     async def _fail(self, input_: DiagnosisInput, error: FailureError) -> DiagnosisResult:
         code, message = failure_of(error)
         failed = replace(self._ref(input_), code=code, reason=message)
-        await durably(DiagnosisRecordActivities.fail_diagnosis, failed)
+        await file_step(DiagnosisRecordActivities.fail_diagnosis, failed)
         _end("failed", f"**Failed**: `{code}`: {message}")
         return DiagnosisResult("failed", code)
 

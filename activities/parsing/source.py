@@ -48,6 +48,8 @@ class Account:
     #: logs within the file; a plain file is one
     members: int = 0
     formats: Counter[LogFormat] = field(default_factory=Counter)
+    #: the format of the member that is being read
+    reading: LogFormat = LogFormat.TEXT
     #: why some of it was not read, in words for people
     shortfalls: list[str] = field(default_factory=list)
 

@@ -4,7 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 
-from activities.parsing.source import Source
+from activities.parsing.source import HEAD_BYTES, Source
 
 _PIECE_BYTES = 256 * 1024
 _MARKS = (
@@ -16,6 +16,9 @@ _MARKS = (
 _WIDE_SHARE = 0.3
 _FEW = 4
 _COMMON_SHARE = 0.9
+#: logs have tabs, line ends, bells and terminals' colours; NULs are told of elsewhere
+_NO_CONTROLS = bytes({*range(32, 256), *b"\0\a\b\t\n\v\f\r\x1b"})
+_CONTROL_SHARE = 0.05
 
 
 def lines_of(source: Source) -> Iterator[tuple[int, str]]:
@@ -76,6 +79,22 @@ def encoding_of(head: bytes) -> str:
     if b"\0" in head and (wide := _wide(head)):
         return wide
     return "gb18030" if not _is_utf8(head) and _is_chinese(head) else "utf-8"
+
+
+def first_lines(head: bytes, most: int = 10) -> list[str]:
+    """The first lines that are not blank, for readers to know their format by; the last may be cut off."""
+    text = head[:HEAD_BYTES].decode(encoding_of(head), errors="replace").replace("\0", "")
+    lines = text.replace("\r", "\n").split("\n")
+    whole = lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines
+    return [line for line in whole if line and not line.isspace()][:most]
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether the bytes are no text in any encoding that is known here; NULs alone do not say so."""
+    if encoding_of(head).startswith("utf-16"):
+        return False
+    written = len(head) - head.count(0)
+    return len(head.translate(None, _NO_CONTROLS)) > _CONTROL_SHARE * written
 
 
 def _has_old_line_ends(head: bytes) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from activities.parsing.levels import LEVEL_PATTERN, level_at_start, level_named
 from activities.parsing.source import Source
-from activities.parsing.splitting import lines_of
+from activities.parsing.splitting import is_binary, lines_of
 from activities.parsing.times import TIME_LAYOUTS, TimeLayout, Times
 from domain.logs import Level, LogFormat, LogLine
 
@@ -67,8 +67,8 @@ class TextReader:
     format = LogFormat.TEXT
 
     def recognises(self, source: Source) -> bool:
-        """Any text is a log."""
-        return True
+        """Whatever is text is a log."""
+        return not is_binary(source.head)
 
     def read(self, source: Source) -> Iterator[LogLine]:
         """The member's lines."""

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-_MONTHS = {
-    name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)
-}
+_MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 _NUMBERS = re.compile(r"\d+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEW_YEAR_MONTHS = 6
@@ -139,28 +138,32 @@ def _microseconds(fraction: str = "", *_: str) -> int:
     return int(fraction[:6].ljust(6, "0")) if fraction else 0
 
 
-_CLOCK = r"\d\d:\d\d:\d\d"
-_FRACTION = r"(?:[.,]\d{1,9})?"
-_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
-_DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_DATE = r"\d{4}-\d\d-\d\d"
+_TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
+_MONTH = f"(?:{'|'.join(_MONTH_NAMES)})"
+_DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 
 #: the more exact before the less: the first that matches is taken
 TIME_LAYOUTS = (
-    TimeLayout("iso", rf"\d{{4}}-\d\d-\d\d[T ]{_CLOCK}{_FRACTION}(?:Z|[+-]\d\d:?\d\d)?(?!\d)", _iso),
-    TimeLayout("iso_like", rf"\d{{4}}[-/]\d\d[-/]\d\d[T _]{_CLOCK}{_FRACTION}(?:Z| ?UTC| [+-]\d\d:?\d\d)?(?!\d)", _iso_like),
-    TimeLayout("bgl", r"\d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d\.\d{1,6}(?!\d)", _numbers),
-    TimeLayout("dotted", rf"\d{{4}}\.\d\d\.\d\d[ -]{_CLOCK}{_FRACTION}(?!\d)", _numbers),
-    TimeLayout("chinese", r"\d{4}年\d{1,2}月\d{1,2}日\s?\d{1,2}[时:]\d\d[分:]\d\d(?:秒|\.\d{1,6})?", _numbers),
-    TimeLayout("access", rf"\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}", _access),
-    TimeLayout("dated", rf"{_DAY} {_MONTH} [ \d]\d {_CLOCK}{_FRACTION} \d{{4}}(?!\d)", _dated),
-    TimeLayout("syslog", rf"{_MONTH} [ \d]\d {_CLOCK}{_FRACTION}(?!\d)", _syslog),
-    TimeLayout("android", rf"\d\d-\d\d {_CLOCK}{_FRACTION}(?!\d)", _month_and_day),
-    TimeLayout("glog", rf"(?<=[IWEF])\d{{4}} {_CLOCK}{_FRACTION}(?!\d)", _glog),
-    TimeLayout("short", rf"\d\d/\d\d/\d\d {_CLOCK}{_FRACTION}(?!\d)", _two_digit_year),
+    TimeLayout("iso", rf"{_DATE}[T ]{_TIME}(?:Z|[+-]\d\d:?\d\d)?(?!\d)", _iso),
+    TimeLayout(
+        "iso_like", rf"\d{{4}}[-/]\d\d[-/]\d\d[T _]{_TIME}(?:Z| ?UTC| ?[+-]\d\d:?\d\d)?(?!\d)", _iso_like
+    ),
+    TimeLayout("bgl", rf"{_DATE}-\d\d\.\d\d\.\d\d\.\d{{1,6}}(?!\d)", _numbers),
+    TimeLayout("dotted", rf"\d{{4}}\.\d\d\.\d\d[ -]{_TIME}(?!\d)", _numbers),
+    TimeLayout(
+        "chinese", r"\d{4}年\d{1,2}月\d{1,2}日\s?\d{1,2}[时:]\d\d[分:]\d\d(?:秒|\.\d{1,6})?", _numbers
+    ),
+    TimeLayout("access", rf"\d\d/{_MONTH}/\d{{4}}:\d\d:\d\d:\d\d [+-]\d{{4}}", _access),
+    TimeLayout("dated", rf"{_DAY} {_MONTH} [ \d]\d {_TIME} \d{{4}}(?!\d)", _dated),
+    TimeLayout("syslog", rf"{_MONTH} [ \d]\d {_TIME}(?!\d)", _syslog),
+    TimeLayout("android", rf"\d\d-\d\d {_TIME}(?!\d)", _month_and_day),
+    TimeLayout("glog", rf"(?<=[IWEF])\d{{4}} {_TIME}(?!\d)", _glog),
+    TimeLayout("short", rf"\d\d/\d\d/\d\d {_TIME}(?!\d)", _two_digit_year),
     TimeLayout("compact", r"\d{6} \d{6}(?!\d)|\d{8}[-T _]\d\d:?\d\d:?\d\d(?:[.,:]\d{1,6})?(?!\d)", _compact),
     TimeLayout("epoch", r"1\d{9}(?:\d{3}|\d{6}|\d{9}|\.\d{1,9})?(?![\d.])", _since_epoch),
     TimeLayout("uptime", r"\[ {0,10}\d{1,8}\.\d{3,9}\]", _since_start),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -176,7 +179,7 @@ class Times:
         self._layouts = [(re.compile(layout.pattern), layout) for layout in TIME_LAYOUTS]
 
     def read(self, layout: TimeLayout, text: str) -> datetime | None:
-        """The moment of a text that the layout's pattern has matched; `None` where there is no such moment."""
+        """The moment of a text that the layout's pattern has matched; `None` for one such as 31st February."""
         if self._last[0] == text:
             return self._last[1]
         try:

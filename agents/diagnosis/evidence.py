@@ -65,15 +65,14 @@ class EvidenceCheck:
     async def _found(self, evidence: Evidence) -> Quote | None:
         """The line as it stands in its file, if the quote does."""
         file_id = self._looking.names.file_id(evidence.file)
-        if file_id is None:
+        if file_id is None or file_id not in self._looking.logs:
             return None
         known = self._known.get((file_id, evidence.member, evidence.line))
         line = known or await self._looking.line(file_id, evidence.member, evidence.line)
         return line if line is not None and stands_in(evidence.text, line.text) else None
 
     def _finding(self, claim: Claim, evidence: tuple[Quote, ...]) -> Finding:
-        vehicle_of = {each.file_id: each.vehicle_id for each in self._summary.logs}
-        shown = {vehicle for each in evidence if (vehicle := vehicle_of.get(each.file_id))}
+        shown = {self._looking.logs[each.file_id].vehicle_id for each in evidence} - {""}
         codes = tuple(each.code for each in self._summary.anomalies if each.code in claim.anomaly_codes)
         having = vehicles_with(self._summary, codes)
         return Finding(

@@ -15,7 +15,7 @@ from agents.diagnosis.state import Context, DiagnosisState
 from agents.diagnosis.tools import Looked
 from agents.grading.fence import fence_mark
 from domain.completion import CompletionRequest, Message
-from domain.diagnosis import Anomaly, BatchSummary, Case, Purpose, VehicleSummary
+from domain.diagnosis import Anomaly, BatchSummary, Case, Purpose
 from domain.logs import Quote
 
 #: a prompt is never edited: a better one is a file with the next number
@@ -55,6 +55,7 @@ class Fault:
 
     problem: str = ""
     missing: Sequence[str] = ()
+    cut: bool = False
 
 
 def render_request(
@@ -78,7 +79,7 @@ def render_request(
         segments=state.get("segments", 0),
         left=context.limits.investigations - state.get("turns", 0),
         looks=MAX_LOOKS_PER_TURN,
-        mark=_mark(context, "found", "".join(each.text for each in lines)),
+        mark=_mark(context, "found", _told(state, found)),
     )
     messages = [
         Message("system", _render(SYSTEM_TEMPLATE)),
@@ -95,7 +96,8 @@ def render_request(
         messages=tuple(messages),
         schema=schema_of(REPLIES[purpose]),
         template=f"{SYSTEM_TEMPLATE}/{TASKS[purpose]}",
-        max_tokens=context.limits.reply_tokens,
+        # one that was cut gets more room
+        max_tokens=context.limits.reply_tokens * 2 ** sum(each.cut for each in faults),
         payer=run.payer,
         fence=context.fence,
         trace_id=run.trace_id,
@@ -106,6 +108,7 @@ def case_text(context: Context, shown: Sequence[Anomaly]) -> str:
     """The batch as the model sees it: figures, these anomalies with their lines, vehicles and files."""
     summary = context.run.summary
     blocks = [anomaly_text(context, each) for each in shown]
+    vehicles, files_ = _vehicles(summary, shown), _files(context, shown)
     return _render(
         CASE_TEMPLATE,
         summary=summary,
@@ -113,9 +116,9 @@ def case_text(context: Context, shown: Sequence[Anomaly]) -> str:
         anomalies=blocks,
         shown=len(shown),
         total=max(summary.anomaly_count, len(summary.anomalies)),
-        vehicles=_vehicles(summary, shown),
-        files=_files(context, shown),
-        mark=_mark(context, "case", "".join(blocks)),
+        vehicles=vehicles,
+        files=files_,
+        mark=_mark(context, "case", "".join((*blocks, *vehicles, *files_))),
     )
 
 
@@ -137,20 +140,20 @@ def anomaly_text(context: Context, anomaly: Anomaly) -> str:
     return "\n".join([head, *(f"  {_line(context, each)}" for each in anomaly.quotes)])
 
 
-def pages(context: Context) -> list[list[Anomaly]]:
-    """The anomalies by score in as few segments as fit a prompt each, and into as many as are allowed."""
+def pages(context: Context, anomalies: Sequence[Anomaly]) -> list[list[Anomaly]]:
+    """The anomalies by score in as few segments as fit a prompt each."""
     room = context.limits.prompt_tokens - tokens_of(_render(SYSTEM_TEMPLATE) + case_text(context, ()))
-    room = max(room * (1 - _FOUND_SHARE), 1)
+    room = int(room * (1 - _FOUND_SHARE))
     filled: list[list[Anomaly]] = []
-    left = 0.0
-    for anomaly in sorted(context.run.summary.anomalies, key=lambda each: -each.score):
+    left = -1
+    for anomaly in sorted(anomalies, key=lambda each: -each.score):
         tokens = tokens_of(anomaly_text(context, anomaly))
         if tokens > left:
             filled.append([])
             left = room
         filled[-1].append(anomaly)
         left -= tokens
-    return filled[: context.limits.segments]
+    return filled
 
 
 def tokens_of(text: str) -> int:
@@ -168,10 +171,11 @@ def _line(context: Context, quote: Quote) -> str:
     return f"{context.names.name(quote.file_id)}{member} line {quote.line}: {_shown(quote.text)}"
 
 
-def _vehicles(summary: BatchSummary, shown: Sequence[Anomaly]) -> list[tuple[VehicleSummary, str]]:
+def _vehicles(summary: BatchSummary, shown: Sequence[Anomaly]) -> list[str]:
     codes = {each.code for each in shown}
     having = [
-        (each, _some(sorted(codes.intersection(each.anomaly_codes))))
+        f"{_shown(each.vehicle_id)}: {each.lines} lines; "
+        + _some(sorted(codes.intersection(each.anomaly_codes)))
         for each in summary.vehicles
         if each.vehicle_id and not codes.isdisjoint(each.anomaly_codes)
     ]
@@ -194,6 +198,13 @@ def _files(context: Context, shown: Sequence[Anomaly]) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(_shown(each) for each in names[:MAX_NAMED]) + more
+
+
+def _told(state: DiagnosisState, found: Sequence[Found]) -> str:
+    """All of a task that comes from the logs, or from a model that has read them."""
+    notes = (each["note"] for each in state.get("notes", ()))
+    looks = (f"{each.look}{line.member}{line.text}" for each in found for line in each.looked.lines)
+    return "".join((*notes, *looks))
 
 
 def _shown(text: str) -> str:

@@ -74,20 +74,21 @@ def load_rules() -> Rules:
 
 
 def _cause(stated: Mapping[str, Any]) -> Cause:
-    patterns = {name: _patterns(stated.get(name, ())) for name in ("unless", "requires", "excludes")}
-    texts = {
-        name: tuple(stated.get(name, ())) for name in ("follows", "part_of", "look_for", "recommendations")
-    }
     return Cause(
         id=stated["id"],
         title=stated["title"],
         hazard=Hazard(stated["hazard"]),
         confidence=stated["confidence"],
         explanation=stated["explanation"].strip(),
+        recommendations=tuple(stated["recommendations"]),
         signs=tuple(_patterns(each) for each in stated["signs"]),
+        unless=_patterns(stated.get("unless", ())),
+        requires=_patterns(stated.get("requires", ())),
+        excludes=_patterns(stated.get("excludes", ())),
+        follows=tuple(stated.get("follows", ())),
+        part_of=tuple(stated.get("part_of", ())),
+        look_for=tuple(stated.get("look_for", ())),
         generic=stated.get("generic", False),
-        **patterns,
-        **texts,
     )
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+# pydantic reads no TypedDict of `typing` before Python 3.12
+from typing_extensions import TypedDict
 
 from agents.diagnosis.evidence import EvidenceCheck
 from agents.diagnosis.tools import FileNames, Looking
@@ -57,13 +60,14 @@ class DiagnosisState(TypedDict, total=False):
     model: str
     #: how many segments the summary was cut into; 0 where one prompt has it all
     segments: int
+    #: those that were surveyed
+    surveyed: int
     notes: list[dict[str, Any]]
     looks: list[dict[str, Any]]
     #: calls made, by purpose: the number of the next one follows
     calls: dict[str, int]
     #: visits that asked for lines
     turns: int
-    concluded: bool
     draft: dict[str, Any]
     #: quotes of the draft that were not there
     missing: list[str]

@@ -5,10 +5,12 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 
+from agents.diagnosis.local import answer_case
 from agents.local.marking import Mark, mark_answer
 from agents.local.sentences import MAX_READ_LENGTH
 from agents.local.words import is_chinese, terms
 from domain.completion import CompletionReply, CompletionRequest, Usage
+from domain.diagnosis import Case
 from domain.exam import Criterion, Question
 
 _SHOWN_WORDS = 6
@@ -23,7 +25,9 @@ class LocalModel:
 
 
 def answer_request(request: CompletionRequest) -> CompletionReply:
-    """The reply: the same for the same question and answer."""
+    """The reply: the same for the same question and answer, or for the same batch of logs."""
+    if request.case is not None:
+        return diagnose(request.case, request.model)
     question = request.graded()
     marks = mark_answer(question, request.answer)
     entries = [
@@ -41,6 +45,16 @@ def answer_request(request: CompletionRequest) -> CompletionReply:
     read = _question_tokens(question) + _count([request.answer[:MAX_READ_LENGTH]])
     usage = Usage(tokens_in=read, tokens_out=_count([text]))
     return CompletionReply(text=text, usage=usage, model=request.model, advisory=True)
+
+
+def diagnose(case: Case, model: str) -> CompletionReply:
+    """The reply about a batch of logs, by rules."""
+    text = json.dumps(answer_case(case), ensure_ascii=False)
+    anomalies = case.summary.anomalies
+    read = [line.text for each in anomalies for line in each.quotes] + [each.title for each in anomalies]
+    return CompletionReply(
+        text, Usage(tokens_in=_count(read), tokens_out=_count([text])), model, advisory=True
+    )
 
 
 def reason_for(criterion: Criterion, mark: Mark, *, truncated: bool) -> str:

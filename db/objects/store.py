@@ -1,7 +1,8 @@
 """Files by key, written as streams of parts."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -17,8 +18,10 @@ PART_BYTES = 5 * 1024 * 1024
 class ObjectStoreFiles:
     """Objects by key; keys are made of ids (`domain.identity.object_key`), never of names."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, folder: Path | None = None) -> None:
         self._store = store
+        #: where a local store keeps what it writes
+        self._folder = folder
 
     @classmethod
     def at(cls, url: str) -> "ObjectStoreFiles":
@@ -26,7 +29,7 @@ class ObjectStoreFiles:
         if url.startswith("file://"):
             folder = Path(url.removeprefix("file://"))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return cls(LocalStore(folder))
+            return cls(LocalStore(folder), folder)
         return cls(from_url(url))
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
@@ -59,10 +62,30 @@ class ObjectStoreFiles:
             async for listed in obstore.list(self._store, prefix):
                 yield [each["path"] for each in listed if each["last_modified"] < moment]
 
+    async def remove_staged(self, prefix: str, moment: datetime) -> int:
+        """Remove what killed processes were writing below the prefix before the moment; how many there were.
+
+        A local store writes beside the key, as `key#1`, which no listing shows. Of a bucket a rule of its own
+        aborts unfinished uploads.
+        """
+        if self._folder is None:
+            return 0
+        return await asyncio.to_thread(_remove_staged, self._folder / prefix, moment.timestamp())
+
     async def ping(self) -> None:
         """Raises `ObjectStoreUnavailable`."""
         with _translated(""):
             await obstore.list_with_delimiter_async(self._store, "ping")
+
+
+def _remove_staged(folder: Path, before: float) -> int:
+    removed = 0
+    for each in folder.rglob("*#*"):
+        with suppress(FileNotFoundError):
+            if each.is_file() and each.stat().st_mtime < before:
+                each.unlink()
+                removed += 1
+    return removed
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """Baselines: the batches that others are compared with, by name."""
 
-from uuid import UUID
-
 from psycopg.rows import DictRow
 
 from db.postgres.pool import Connection, Postgres
 from domain.diagnosis import NamedBaseline
 from domain.errors import Conflict, NotFound
+from domain.identity import is_uuid
 
 # it can be compared with once it has ended and was gathered
 BATCH_SQL = """
@@ -69,7 +68,7 @@ async def resolve_baseline(connection: Connection, tenant_id: str, named: str) -
     row = await (await connection.execute(READ_SQL, [tenant_id, named])).fetchone()
     if row is not None:
         return str(row["batch_id"])
-    if not _is_id(named):
+    if not is_uuid(named):
         raise no_baseline(named, "baseline")
     await _check_gathered(connection, tenant_id, named, "baseline")
     return named
@@ -93,14 +92,6 @@ async def _check_gathered(connection: Connection, tenant_id: str, batch_id: str,
 def no_baseline(name: str, field: str) -> NotFound:
     """The refusal of a baseline that is not there, or is another tenant's."""
     return NotFound(f"There is no baseline {name[:255]!r}; `GET /v1/baselines` lists them.", field=field)
-
-
-def _is_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _baseline(row: DictRow) -> NamedBaseline:

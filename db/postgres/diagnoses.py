@@ -11,7 +11,7 @@ from db.postgres.pool import Connection, Postgres
 from domain.batch import EventType
 from domain.diagnosis import Diagnosis, DiagnosisStart, RecordedDiagnosis
 from domain.documents import from_plain
-from domain.errors import EpochSuperseded, SagaStepRefused
+from domain.errors import EpochSuperseded, SagaCompleted, SagaStepRefused
 from domain.identity import diagnosis_saga_id
 from domain.states import BATCH_MACHINE, BatchState
 
@@ -155,11 +155,11 @@ class PostgresDiagnoses:
             return recorded
 
     async def retract(self, batch_id: str, generation: int, reason: str) -> None:
-        """Undo `record`, with a `DiagnosisRetracted` event; refused once the saga is completed."""
+        """Undo `record`, with a `DiagnosisRetracted` event; raises `SagaCompleted`."""
         async with self._postgres.transaction() as connection:
             await lock_batch(connection, batch_id)
             if await _saga(connection, batch_id, generation) == "completed":
-                raise SagaStepRefused(f"The saga of the diagnosis of batch {batch_id} is completed.")
+                raise SagaCompleted(f"The saga of the diagnosis of batch {batch_id} is completed.")
             retracted = await connection.execute(RETRACT_SQL, [batch_id, generation])
             # the saga's row stands even if nothing was recorded: a late `record` meets it and is refused
             row = {"saga_id": diagnosis_saga_id(batch_id, generation), "reason": reason[:1000]}

@@ -23,13 +23,16 @@ DISCRIMINATION_FROM = 10
 URGENT = ("suspected_injection", "quote_not_in_answer", "cannot_assess")
 BINS = 10
 
-BATCH_SQL = """
-SELECT b.id, b.tenant_id, b.name, b.status, b.kind, b.model, b.generation, b.total_files, b.created_at, b.updated_at,
-       b.exam_id, b.rubric_version, e.title, e.language,
+#: what a batch has cost, in any kind's report
+SETTLING_SQL = """
        (SELECT spent_nanodollars FROM ledger_accounts
         WHERE (tenant_id, scope, subject) = (b.tenant_id, 'batch', b.id::text)) AS spent_nanodollars,
        (SELECT sum(open_nanodollars)::bigint FROM ledger_holds
         WHERE batch_id = b.id::text AND state = 'in_doubt') AS settling_nanodollars
+"""
+BATCH_SQL = f"""
+SELECT b.id, b.tenant_id, b.name, b.status, b.kind, b.model, b.generation, b.total_files, b.created_at, b.updated_at,
+       b.exam_id, b.rubric_version, e.title, e.language, {SETTLING_SQL}
 FROM batches b LEFT JOIN exams e ON e.id = b.exam_id WHERE b.id = %s AND b.tenant_id = %s
 """
 COUNTS_SQL = "SELECT state, count(*) AS files FROM files WHERE batch_id = %s GROUP BY state"
@@ -142,7 +145,7 @@ class PostgresResults:
             "review_queue": _review_queue(rows["queue"], rows["queued_results"]),
             "failures": _failures(submissions),
             "usage": _usage(batch, questions),
-            "timing": _timing(batch),
+            "timing": timing(batch),
             "submissions": [_submission(row) for row in submissions],
         }
 
@@ -185,22 +188,23 @@ def _batch(row: Mapping[str, Any]) -> dict[str, Any]:
         "exam_title": row["title"],
         "language": row["language"],
         "rubric_version": row["rubric_version"],
-        "created_at": _moment(row["created_at"]),
-        "updated_at": _moment(row["updated_at"]),
+        "created_at": moment_text(row["created_at"]),
+        "updated_at": moment_text(row["updated_at"]),
     }
 
 
-def _moment(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """RFC 3339, in UTC."""
     return moment.astimezone(UTC).isoformat()
 
 
-def _timing(batch: Mapping[str, Any]) -> dict[str, Any]:
+def timing(batch: Mapping[str, Any]) -> dict[str, Any]:
     """From the batch's opening to its end, uploading included; no end while it runs."""
     ended = batch["status"] in BATCH_MACHINE.final
     seconds = (batch["updated_at"] - batch["created_at"]).total_seconds()
     return {
-        "opened_at": _moment(batch["created_at"]),
-        "completed_at": _moment(batch["updated_at"]) if ended else None,
+        "opened_at": moment_text(batch["created_at"]),
+        "completed_at": moment_text(batch["updated_at"]) if ended else None,
         "duration_seconds": round(seconds, 1) if ended else None,
     }
 

@@ -134,10 +134,11 @@ class RedisReportCache:
         key, mark = report_mark_key(batch_id), secrets.token_hex(_MARK_BYTES)
         try:
             with self._link.use() as client:
-                known: str | None = await client.set(key, mark, ex=MARK_SECONDS, nx=True, get=True)
+                # answers the mark that was there
+                known = await client.set(key, mark, ex=MARK_SECONDS, nx=True, get=True)
         except GONE_OR_REFUSED:
             return None
-        return known or mark
+        return str(known) if known else mark
 
     async def write(
         self, batch_id: str, report: Mapping[str, Any], *, mark: str | None, fence: int | None = None

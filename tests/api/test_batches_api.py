@@ -33,7 +33,10 @@ async def test_an_opened_batch_is_pending_and_can_be_read(api: httpx.AsyncClient
 @pytest.mark.parametrize(
     ("change", "status", "field"),
     [
-        ({"kind": "diagnosis"}, 422, "kind"),
+        ({"kind": "diagnosis"}, 422, "exam_id"),
+        ({"baseline": "healthy"}, 422, "baseline"),
+        ({"kind": "diagnosis", "exam_id": None, "baseline": "unheard-of"}, 404, "baseline"),
+        ({"kind": "diagnosis", "exam_id": None, "baseline": NOWHERE}, 404, "baseline"),
         ({"kind": "nothing"}, 422, "kind"),
         ({"exam_id": None}, 422, "exam_id"),
         ({"exam_id": NOWHERE}, 404, "exam_id"),

@@ -30,8 +30,10 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
-        [sys.executable, "-m", "nanio", "serve", "--data-dir", str(folder), "--host", "127.0.0.1"]
-        + ["--port", str(port), "--log-level", "error", "--no-access-log"],
+        [
+            *(sys.executable, "-m", "nanio", "serve", "--data-dir", str(folder), "--host", "127.0.0.1"),
+            *("--port", str(port), "--log-level", "error", "--no-access-log"),
+        ],
         env={
             **os.environ,
             "NANIO_ACCESS_KEY": CREDENTIALS["AWS_ACCESS_KEY_ID"],

@@ -1,5 +1,6 @@
 """The object store over a local folder and over a real S3: one suite for both."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -134,6 +135,32 @@ async def test_what_is_older_is_listed(objects: ObjectStoreFiles) -> None:
 
     assert sorted(older) == ["uploads/a", "uploads/b/1"]
     assert [key async for keys in objects.older_than("uploads/", earlier) for key in keys] == []
+
+
+async def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
+    objects = ObjectStoreFiles.at(f"file://{folder}")
+    written = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x" * (PART_BYTES + 1)
+        yield b"x" * (PART_BYTES + 1)
+        written.set()
+        await asyncio.Event().wait()
+
+    writing = asyncio.create_task(objects.write("uploads/a", endless()))
+    await written.wait()
+    [staged] = left(folder)
+    now = datetime.now(UTC)
+
+    assert await objects.remove_staged("uploads", now - timedelta(minutes=1)) == 0
+    assert left(folder) == [staged]
+    # as from another process: this one's writing is not asked
+    assert await objects.remove_staged("uploads", now + timedelta(minutes=1)) == 1
+    assert left(folder) == []
+    writing.cancel()
+    with pytest.raises((asyncio.CancelledError, ObjectStoreUnavailable)):
+        await writing
 
 
 async def test_a_bucket_that_does_not_answer_is_said_to_be_unavailable(

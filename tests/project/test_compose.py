@@ -60,9 +60,8 @@ def test_compose_takes_the_file(tmp_path: Path) -> None:
     assert (
         services["api"]["environment"]["ASSAY_POSTGRES__URL"] == "postgresql://assay:p4ss@postgres:5432/assay"
     )
-    assert {"postgres", "valkey", "temporal", "temporal-ui", "migrate", "orchestration", "cognition"} <= set(
-        services
-    )
+    ours = {"api", "migrate", "orchestration", "cognition", "parsing"}
+    assert {"postgres", "valkey", "temporal", "temporal-ui"} | ours <= set(services)
 
 
 @pytest.mark.parametrize("missing", SECRETS)
@@ -98,14 +97,15 @@ def test_the_namespace_is_prepared_like_the_embedded_one(written: dict[str, Any]
 
 def test_every_lasting_service_has_a_healthcheck_and_waits_for_what_it_needs(written: dict[str, Any]) -> None:
     services = written["services"]
-    for name in ("postgres", "valkey", "temporal", "api", "orchestration", "cognition"):
+    for name in ("postgres", "valkey", "temporal", "api", "orchestration", "cognition", "parsing"):
         assert "healthcheck" in services[name], name
-    for name in ("api", "orchestration", "cognition"):
+    for name in ("api", "orchestration", "cognition", "parsing"):
         assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
 
-def test_the_agents_can_be_scaled(written: dict[str, Any]) -> None:
-    assert not {"container_name", "ports"} & written["services"]["cognition"].keys()
+@pytest.mark.parametrize("name", ["cognition", "parsing"])
+def test_agents_and_parsers_can_be_scaled(written: dict[str, Any], name: str) -> None:
+    assert not {"container_name", "ports"} & written["services"][name].keys()
 
 
 def test_only_the_api_and_the_web_ui_are_published_and_on_loopback(written: dict[str, Any]) -> None:

@@ -1,0 +1,238 @@
+"""Uploads: ours beside a plain streaming route of the same server, and what memory they take.
+
+A gibibyte by turns over both routes, then many files at once. Ours checks the batch, hashes, renames and
+writes a row; the plain route passes the body to the same object store.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import aiohttp
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import machine
+from db.postgres.migrate import migrate
+from runtime.embedded import EmbeddedStack
+from runtime.processes import TETHER
+
+AIM = 0.9
+MIB = 1024**2
+#: what RSS may grow by over a large upload (B2.1)
+ALLOWED_GROWTH_MIB = 64
+KEY = "assay_benchmark"  # of an installation that ends with this program
+BLOCK = os.urandom(MIB)
+TURNS = 3
+
+Address = Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server under measurement, and a batch that takes files."""
+
+    url: str
+    process: psutil.Process
+    session: aiohttp.ClientSession
+    batch_id: str
+
+    def ours(self, number: int) -> str:
+        """Where a file is uploaded to."""
+        return f"{self.url}/v1/batches/{self.batch_id}/files/file-{number}"
+
+    def plain(self, number: int) -> str:
+        """The plain route."""
+        return f"{self.url}/plain/{number}"
+
+
+@dataclass
+class Memory:
+    """The server's resident memory while a block ran, in MiB."""
+
+    before_mib: float
+    peak_mib: float
+
+    @property
+    def growth_mib(self) -> float:
+        """How much more it had at the most."""
+        return round(self.peak_mib - self.before_mib, 1)
+
+
+async def measure(size_mib: int, files: int, file_mib: int) -> dict[str, Any]:
+    """A large file over each route by turns, then many at once over ours."""
+    facts = machine()
+    async with _server() as server:
+        await _send(server, server.plain(0), 64)
+        await _send(server, server.ours(0), 64)
+        rates: dict[str, list[float]] = {"ours": [], "plain": []}
+        async with watched(server.process) as large:
+            for turn in range(1, TURNS + 1):
+                for name, address in (("plain", server.plain), ("ours", server.ours)):
+                    rates[name].append(size_mib / await _send(server, address(turn), size_mib))
+        async with watched(server.process) as many:
+            began = time.perf_counter()
+            sent = (_send(server, server.ours(100 + number), file_mib) for number in range(files))
+            await asyncio.gather(*sent)
+            together = files * file_mib / (time.perf_counter() - began)
+        left = await _left_behind(server)
+    medians = {name: round(statistics.median(each), 1) for name, each in rates.items()}
+    return {
+        "size_mib": size_mib,
+        "mib_per_second": medians,
+        "ratio": round(medians["ours"] / medians["plain"], 2),
+        "aim": AIM,
+        "rss_growth_mib": large.growth_mib,
+        "rss_growth_allowed_mib": ALLOWED_GROWTH_MIB,
+        "at_once": {
+            "files": files,
+            "file_mib": file_mib,
+            "mib_per_second": round(together, 1),
+            "rss_growth_mib": many.growth_mib,
+        },
+        "unfinished_objects": left,
+        "rss": [asdict(large), asdict(many)],
+        "machine": facts,
+    }
+
+
+async def _send(server: Server, url: str, size_mib: int) -> float:
+    """Seconds that the upload took."""
+    began = time.perf_counter()
+    async with server.session.put(url, data=_blocks(size_mib)) as answer:
+        if answer.status >= 300:
+            raise RuntimeError(f"{url}: {answer.status} {await answer.text()}")
+    return time.perf_counter() - began
+
+
+async def _blocks(size_mib: int) -> AsyncIterator[bytes]:
+    for _ in range(size_mib):
+        yield BLOCK
+
+
+@asynccontextmanager
+async def watched(process: psutil.Process) -> AsyncIterator[Memory]:
+    """The most memory that the process has during the block, looked at often."""
+    memory = Memory(*[process.memory_info().rss / MIB] * 2)
+
+    async def watch() -> None:
+        while True:
+            memory.peak_mib = max(memory.peak_mib, process.memory_info().rss / MIB)
+            await asyncio.sleep(0.02)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield memory
+    finally:
+        watching.cancel()
+
+
+async def _left_behind(server: Server) -> int:
+    """Objects that no file and no plain upload is."""
+    folder = Path(os.environ["ASSAY_OBJECTS__URL"].removeprefix("file://"))
+    return sum(1 for each in (folder / "uploads").rglob("*") if each.is_file())
+
+
+# --- the server --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _server() -> AsyncIterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="assay-benchmark-", ignore_cleanup_errors=True) as name:
+        async with EmbeddedStack(Path(name) / "data") as stack:
+            await migrate(stack.addresses.postgres_url)
+            with _environment(stack, Path(name) / "objects"):
+                async with _process() as told:
+                    headers = {"authorization": f"Bearer {KEY}"}
+                    timeout = aiohttp.ClientTimeout(total=None, sock_read=300)
+                    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+                        opened = {"kind": "diagnosis"}
+                        async with session.post(f"{told['url']}/v1/batches", json=opened) as answer:
+                            answer.raise_for_status()
+                            batch_id = (await answer.json())["batch_id"]
+                        yield Server(told["url"], psutil.Process(told["pid"]), session, batch_id)
+
+
+@contextmanager
+def _environment(stack: EmbeddedStack, objects: Path) -> Iterator[None]:
+    for name in [each for each in os.environ if each.startswith("ASSAY_")]:
+        del os.environ[name]
+    addresses = stack.addresses
+    os.environ |= {
+        "ASSAY_FOLDER": str(stack.folder),
+        "ASSAY_POSTGRES__URL": addresses.postgres_url,
+        "ASSAY_REDIS__URL": addresses.redis_url,
+        "ASSAY_TEMPORAL__ADDRESS": addresses.temporal_address,
+        "ASSAY_TEMPORAL__NAMESPACE": addresses.temporal_namespace,
+        "ASSAY_OBJECTS__URL": f"file://{objects}",
+        "ASSAY_API__KEY": KEY,
+    }
+    yield
+
+
+@asynccontextmanager
+async def _process() -> AsyncIterator[dict[str, Any]]:
+    """The server as a process of its own, which ends with this one."""
+    tether = [sys.executable, "-I", "-S", str(TETHER), signal.SIGKILL.name, str(os.getpid()), "--"]
+    process = await asyncio.create_subprocess_exec(
+        *tether, sys.executable, "-m", "benchmarks.upload_server", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    try:
+        yield json.loads(await process.stdout.readline())
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+# --- for people --------------------------------------------------------------------------------------
+
+
+def _show(found: dict[str, Any]) -> None:
+    table = Table(title=f"One file of {found['size_mib']:,} MiB, median of {TURNS} turns")
+    for heading in ("route", "MiB/s"):
+        table.add_column(heading, justify="right")
+    for name, rate in found["mib_per_second"].items():
+        table.add_row(name, f"{rate:,.1f}")
+    console, many = Console(), found["at_once"]
+    console.print(table)
+    console.print(f"ours over plain: {found['ratio']} (aim: at least {found['aim']})")
+    console.print(f"memory grew by {found['rss_growth_mib']} MiB (allowed: {ALLOWED_GROWTH_MIB})")
+    console.print(
+        f"{many['files']} files of {many['file_mib']} MiB at once: {many['mib_per_second']} MiB/s, "
+        f"memory grew by {many['rss_growth_mib']} MiB; left half-way: {found['unfinished_objects']}"
+    )
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.uploads")
+    parser.add_argument("--size-mib", type=int, default=1024, help="of the large file")
+    parser.add_argument("--files", type=int, default=100, help="uploaded at once")
+    parser.add_argument("--file-mib", type=int, default=20, help="of each of them")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    asked = parser.parse_args()
+    found = asyncio.run(measure(asked.size_mib, asked.files, asked.file_mib))
+    if asked.json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        _show(found)
+
+
+if __name__ == "__main__":
+    main()
