@@ -39,12 +39,14 @@ class LogRef:
 
 @dataclass
 class LogToParse:
-    """Where a log's bytes are and its document goes; `ended` is set if it had reached a final state before."""
+    """Where a log's bytes are and its document goes; `ended` is set if it was in a final state before."""
 
     name: str
     object_key: str
     size_bytes: int
     parsed_key: str
+    #: RFC 3339: when the log was handed in
+    written_at: str
     ended: str | None = None
 
 
@@ -113,6 +115,7 @@ class LogActivities:
             object_key=log.object_key,
             size_bytes=log.size_bytes,
             parsed_key=parsed_log_key(input.tenant_id, input.batch_id, input.file_id, input.generation),
+            written_at=log.written_at,
             ended=log.state if log.state in FILE_MACHINE.final else None,
         )
 
@@ -179,7 +182,7 @@ class GatherActivities:
         return await asyncio.to_thread(gathering.summary, input_.batch_id, input_.generation, baseline)
 
     async def _take_all(self, batch_id: str, take: Callable[[LogFile, ParsedLog], None]) -> None:
-        """One log after another, so that one at a time is in memory; beside the event loop, as it takes CPU."""
+        """One log after another, as one at a time fits into memory; beside the event loop, as it takes CPU."""
         for log, sha256 in await self.logs.parsed(batch_id):
             content = await self.objects.read(log.parsed_key)
             await asyncio.to_thread(_take, take, log, content, sha256)

@@ -145,6 +145,48 @@ def grid(
     return _chart(title, _spoken(spoken), top + len(rows) * tall + 2, parts)
 
 
+def timeline(bars: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
+    """Narrow bars in the order of time: the moment, how many, and how many of them are marked; few labels."""
+    height, top, bottom = 170, 22, 28
+    plot = height - top - bottom
+    highest = _highest(value for _, value, _ in bars)
+    step = _WIDTH / max(1, len(bars))
+    parts = [
+        _line(0, height - bottom, _WIDTH, height - bottom),
+        _text(0, 12, _number(highest), "start", soft=True),
+    ]
+    for index, (_, value, marked) in enumerate(bars):
+        for amount, kind in ((value, "track"), (marked, "bar")):
+            # a single marked line among thousands is seen, too
+            size = max(plot * _share(amount, 0, highest), 2.0) if amount else 0.0
+            if size:
+                parts.append(_rect(index * step + 0.5, height - bottom - size, step - 1, size, kind))
+    if bars:
+        parts.append(_text(0, height - 9, bars[0][0], "start", soft=True))
+    if len(bars) > 1:
+        parts.append(_text(_WIDTH, height - 9, bars[-1][0], "end", soft=True))
+    spoken = [(label, f"{_number(value)}, marked {_number(marked)}") for label, value, marked in bars]
+    return _chart(title, _spoken(spoken), height, parts)
+
+
+def spans(rows: Sequence[tuple[str, float, float, str]], *, title: str) -> Markup:
+    """A stretch of time a row: label, begin and end as numbers, and both in words."""
+    names = _name_width(label for label, *_ in rows)
+    low = min((begin for _, begin, _, _ in rows), default=0.0)
+    high = max((end for _, _, end, _ in rows), default=0.0)
+
+    def at(value: float) -> float:
+        return names + 6 + (_WIDTH - names - 12) * _share(value, low, high)
+
+    parts: list[Markup] = []
+    for index, (label, begin, end, _) in enumerate(rows):
+        y = index * _ROW + _ROW / 2
+        parts.append(_name(label, index * _ROW, names))
+        parts.append(_line(at(begin), y, at(end), y, "interval"))
+        parts.extend(_dot(at(each), y) for each in sorted({begin, end}))
+    return _chart(title, _spoken([(label, said) for label, _, _, said in rows]), len(rows) * _ROW, parts)
+
+
 def share_bar(share: float) -> Markup:
     """A small bar for a table's cell, beside the number that says the same."""
     parts = [_rect(0, 0, 60, 8, "track"), _rect(0, 0, 60 * _share(share, 0, 1), 8)]

@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from time import monotonic
+from typing import Annotated, TypedDict
 
 from fastapi import Depends, Request, Security
 from fastapi.dependencies.models import Dependant
@@ -12,9 +13,10 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.requests import HTTPConnection
 
 from api.metrics import ApiMetrics
+from api.report_reading import Report, ReportCopies, WrittenReport
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
-from domain.diagnosis import Baselines
+from domain.diagnosis import Baselines, DiagnosisDeltas, DiagnosisReports
 from domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
 from domain.external_events import EventChannel, ExternalEvents
 from domain.gateway import Caller, ClientCalls, Completions, Conversations
@@ -117,6 +119,8 @@ class Services:
     prices: Prices
     token_ratios: TokenRatios
     results: Results
+    diagnosis_reports: DiagnosisReports
+    diagnosis_deltas: DiagnosisDeltas
     result_cache: ResultCache
     report_cache: ReportCache
     keys: KeyRegister
@@ -149,7 +153,9 @@ class Services:
     #: true once the server shuts down, so that event streams end and let it
     draining: Callable[[], bool] = never
     streams: OpenStreams = field(default_factory=OpenStreams)
-    reports: "SingleFlight[Mapping[str, Any]]" = field(default_factory=SingleFlight)
+    reports: SingleFlight[Report] = field(default_factory=SingleFlight)
+    report_writings: SingleFlight[WrittenReport] = field(default_factory=SingleFlight)
+    report_copies: ReportCopies = field(default_factory=lambda: ReportCopies(monotonic))
 
 
 class LifespanState(TypedDict):

@@ -13,7 +13,14 @@ from api.wire import MAX_NAME_LENGTH, BatchId, PlainText
 from domain.batch import MAX_FILES, Batch
 from domain.completion import PROVIDER_SEPARATOR
 from domain.errors import UnpricedModel
-from domain.estimates import BatchEstimate, CostRange, FileSize, estimate_batch, estimate_diagnosis, tokens_factor
+from domain.estimates import (
+    BatchEstimate,
+    CostRange,
+    FileSize,
+    estimate_batch,
+    estimate_diagnosis,
+    tokens_factor,
+)
 from domain.exam import Exam, read_exam
 from domain.prices import family_of
 
@@ -128,7 +135,9 @@ async def estimate_of(services: Services, batch: Batch) -> EstimateView:
     return await _estimated(services, exam, files, batch.opening.model)
 
 
-async def _estimated(services: Services, exam: Exam | None, files: list[FileSize], model: str) -> EstimateView:
+async def _estimated(
+    services: Services, exam: Exam | None, files: list[FileSize], model: str
+) -> EstimateView:
     """Of grading by that exam, or of a diagnosis where there is none."""
     try:
         prices = await services.prices.of_model(model)

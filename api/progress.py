@@ -28,6 +28,7 @@ from api.watching import (
     watch_submission,
 )
 from api.wire import BatchId
+from domain.diagnosis import DiagnosisDelta
 from domain.errors import (
     AssayError,
     Forbidden,
@@ -44,6 +45,9 @@ router = APIRouter(tags=["progress"])
 
 #: bigint's end: no event has a higher number
 MAX_NUMBER = 2**63 - 1
+
+#: what a piece of a diagnosis is called while it is written
+DELTA = "diagnosis.delta"
 
 CLOSED_NORMALLY = 1000
 CLOSED_FOR_RESTART = 1012
@@ -118,7 +122,9 @@ async def _position(
     summary="Follow a batch",
     description="Server-Sent Events: a `snapshot`, then the batch's events by type, each with its number as "
     "`id`, without gaps; after the final state an `end`. A reconnect with `Last-Event-ID` (or `after`) gets "
-    "exactly what it has not had, and a 204 if there is nothing more to come.",
+    "exactly what it has not had, and a 204 if there is nothing more to come. While a batch is diagnosed, "
+    "`diagnosis.delta` has pieces of the text as it is written, without `id`: they are neither numbered nor "
+    "stored, and the checked result is in the report.",
     response_class=Response,
     responses={
         200: {"description": "The events.", "content": {"text/event-stream": {"example": _EXAMPLE}}},
@@ -161,6 +167,9 @@ def sse_frame(message: Message) -> str:
         return f"id: {message.last_number}\nevent: snapshot\ndata: {_json(document)}\n\n"
     if isinstance(message, End):
         return f"event: end\ndata: {_json(message.document)}\n\n"
+    if isinstance(message, DiagnosisDelta):
+        # without an id: it is no event with a number, and a reconnect does not ask for it
+        return f"event: {DELTA}\ndata: {_json(vars(message))}\n\n"
     return f"id: {message.number}\nevent: {message.event_type}\ndata: {_json(message.document())}\n\n"
 
 
@@ -284,6 +293,8 @@ def socket_document(message: Message) -> dict[str, Any] | None:
         return {"type": "snapshot", **message.document, "last_number": message.last_number}
     if isinstance(message, End):
         return {"type": "end", **message.document}
+    if isinstance(message, DiagnosisDelta):
+        return {"type": DELTA, **vars(message)}
     return {"type": "event", **message.document()}
 
 

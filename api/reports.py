@@ -3,25 +3,28 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from api.batches import CountsView
 from api.dependencies import Reader, Services, ServicesOf, check_id
+from api.diagnosis_page import diagnosis_page
+from api.diagnosis_report import DiagnosisReport, DiagnosisTable, diagnosis_table
 from api.errors import problems
 from api.html import CONTENT_SECURITY_POLICY
 from api.money import with_usd
 from api.report_page import report_page
+from api.report_reading import Report as Read
+from api.report_reading import WrittenReport, read_report, written_report
 from api.spreadsheets import csv_report
 from api.wire import BatchId
-from domain.batch import Counts
-from domain.errors import LockTimeout, NotFound
-from domain.gateway import Caller
-from domain.states import BATCH_MACHINE
+from domain.batch import BatchKind, Counts
+from domain.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/batches", tags=["reports"])
 
@@ -32,8 +35,14 @@ _TYPES: Mapping[str, Format] = {
     "text/csv": "csv",
     "text/html": "html",
 }
-#: for a rebuild in another process
-_REBUILD_WAIT_SECONDS = 10.0
+_PAGE_HEADERS = {
+    "Content-Security-Policy": f"{CONTENT_SECURITY_POLICY}; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    # what students wrote and what vehicles logged stays out of caches that others share
+    "Cache-Control": "private, no-cache",
+    "Vary": "Accept",
+}
 _QUALITY = re.compile(r";\s*q=([01](?:\.\d{0,3})?)\s*$")
 
 _ID = "0197c1de-1111-7000-8000-000000000000"
@@ -150,13 +159,15 @@ class Report(BaseModel):
 @router.get(
     "/{batch_id}/report",
     summary="Read a batch's report",
-    description="As JSON; as CSV (`format=csv` or `Accept: text/csv`): UTF-8 with BOM, one row a student, "
-    "with a leading apostrophe in cells that a spreadsheet would take for a formula; or as a self-contained "
-    "page (`format=html` or `Accept: text/html`). The review queue has the 500 most urgent submissions.",
+    description="As JSON; as CSV (`format=csv` or `Accept: text/csv`): UTF-8 with BOM, with a leading "
+    "apostrophe in cells that a spreadsheet would take for a formula; or as a self-contained page "
+    "(`format=html` or `Accept: text/html`). As CSV a grading batch has one row a student, a diagnosis batch "
+    "the `table` that is asked for. The review queue has the 500 most urgent submissions; JSON of a "
+    "diagnosis batch names 1,000 files.",
     response_class=Response,
     responses={
         200: {
-            "model": Report,
+            "model": Report | DiagnosisReport,
             "description": "The report.",
             "content": {
                 "application/json": {"example": _REPORT},
@@ -167,9 +178,8 @@ class Report(BaseModel):
         **problems(401, 403, 404, 422, 503),
     },
 )
-async def read_report(
+async def read_batch_report(
     batch_id: BatchId,
-    request: Request,
     caller: Reader,
     services: ServicesOf,
     format: Annotated[  # noqa: A002  # the query parameter's name
@@ -179,16 +189,25 @@ async def read_report(
         Literal["criteria"] | None,
         Query(description="`criteria` adds each criterion's points, confidence and quote to JSON and CSV."),
     ] = None,
+    table: Annotated[
+        DiagnosisTable | None,
+        Query(description="Which table of a diagnosis batch CSV has; `anomalies` by default."),
+    ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """The report, from the cache if the batch is final and it is there."""
-    report = await _read(services, caller, check_id("batch", batch_id))
-    chosen = format or _accepted(accept)
-    if detail == "criteria" and chosen != "html":
-        marks = await services.results.criterion_marks(caller.tenant_id, batch_id)
-        report = _with_criteria(report, marks)
-    # a batch of thousands takes long enough to write that other requests would wait for it
-    return await asyncio.to_thread(_RESPONSES[chosen], report, services.clock.now())
+    """The report, from a copy or the cache if the batch is final and it is there."""
+    batch_id, chosen = check_id("batch", batch_id), format or _accepted(accept)
+    if table is not None and chosen != "csv":
+        raise InvalidInput("table: only a report as CSV is one table; add format=csv.", field="table")
+    if table == "files":
+        written = await _all_files(services, caller.tenant_id, batch_id)
+    elif chosen != "html" and detail == "criteria":
+        written = await _with_criteria(services, caller.tenant_id, batch_id, chosen)
+    else:
+        write = partial(_written, chosen=chosen, table=table, now=services.clock.now())
+        form = f"{chosen}:{table or ''}" if chosen == "csv" else chosen
+        written = await written_report(services, caller.tenant_id, batch_id, form, write)
+    return Response(written.body, media_type=written.media_type, headers=written.headers)
 
 
 def _accepted(accept: str) -> Format:
@@ -202,82 +221,61 @@ def _accepted(accept: str) -> Format:
     return max(offers, key=lambda offer: offer[0], default=(1.0, "json"))[1]
 
 
-def _with_criteria(report: Mapping[str, Any], marks: Mapping[str, Any]) -> dict[str, Any]:
+async def _with_criteria(services: Services, tenant_id: str, batch_id: str, chosen: Format) -> WrittenReport:
+    report = await read_report(services, tenant_id, batch_id)
+    if _is_diagnosis(report):
+        raise InvalidInput("detail: only the report of a grading batch has criteria.", field="detail")
+    marks = await services.results.criterion_marks(tenant_id, batch_id)
     rows = [{**row, "criteria": marks.get(row["submission_id"], {})} for row in report["submissions"]]
-    return {**report, "submissions": rows}
+    write = _as_csv if chosen == "csv" else _as_json
+    return await asyncio.to_thread(write, {**report, "submissions": rows}, None)
 
 
-def _as_json(report: Mapping[str, Any], _: datetime) -> Response:
-    document = {**report, "usage": with_usd(report["usage"])}
-    body = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    return Response(body, media_type="application/json", headers={"Vary": "Accept"})
-
-
-def _as_csv(report: Mapping[str, Any], _: datetime) -> Response:
-    disposition = f'attachment; filename="report-{report["batch"]["batch_id"]}.csv"'
-    headers = {"Content-Disposition": disposition, "Vary": "Accept"}
-    return Response(csv_report(report), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _as_html(report: Mapping[str, Any], now: datetime) -> Response:
-    headers = {
-        "Content-Security-Policy": f"{CONTENT_SECURITY_POLICY}; frame-ancestors 'none'",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        # students' answers stay out of caches that others share
-        "Cache-Control": "private, no-cache",
-        "Vary": "Accept",
-    }
-    page = report_page(report, generated_at=now)
-    return Response(page, media_type="text/html; charset=utf-8", headers=headers)
-
-
-_RESPONSES: Mapping[Format, Callable[[Mapping[str, Any], datetime], Response]] = {
-    "json": _as_json,
-    "csv": _as_csv,
-    "html": _as_html,
-}
-
-
-async def _read(services: Services, caller: Caller, batch_id: str) -> Mapping[str, Any]:
-    # the tenant is part of the key: nobody shares the flight of a batch that is not theirs
-    return await services.reports.run(
-        (caller.tenant_id, batch_id), lambda: _find(services, caller.tenant_id, batch_id)
+async def _all_files(services: Services, tenant_id: str, batch_id: str) -> WrittenReport:
+    """The one table that a report does not have whole."""
+    batch = await services.batches.read(tenant_id, batch_id)
+    _check_table("files", batch.opening.kind is BatchKind.DIAGNOSIS)
+    files = await services.diagnosis_reports.files(tenant_id, batch_id)
+    return await asyncio.to_thread(
+        _as_csv, {"batch": {"batch_id": batch_id, "kind": "diagnosis"}, "files": files}, "files"
     )
 
 
-async def _find(services: Services, tenant_id: str, batch_id: str) -> Mapping[str, Any]:
-    cached = await services.report_cache.read(batch_id)
-    # an older version of this program may have left a report with less in it
-    if cached is not None and cached.keys() >= Report.model_fields.keys():
-        await _check_owner(services, cached, tenant_id, batch_id)
-        return cached
-    batch = await services.batches.read(tenant_id, batch_id)
-    # what a running batch says is old in a moment
-    if batch.state not in BATCH_MACHINE.final:
-        return await services.results.report(tenant_id, batch_id)
-    return await _rebuild(services, tenant_id, batch_id)
+def _check_table(table: DiagnosisTable | None, diagnosis: bool) -> None:
+    if table is not None and not diagnosis:
+        raise InvalidInput("table: the report of a grading batch has one table; leave it out.", field="table")
 
 
-async def _rebuild(services: Services, tenant_id: str, batch_id: str) -> Mapping[str, Any]:
-    """The report of a final batch, which one process computes for all (G3.1)."""
-    try:
-        async with services.locks.held("report", batch_id, wait_seconds=_REBUILD_WAIT_SECONDS) as lease:
-            cached = await services.report_cache.read(batch_id)
-            if cached is not None and cached.keys() >= Report.model_fields.keys():
-                return cached
-            mark = await services.report_cache.mark(batch_id)
-            report = await services.results.report(tenant_id, batch_id)
-            await services.report_cache.write(batch_id, report, mark=mark, fence=lease.fence)
-            return report
-    except LockTimeout:
-        # the lock saves work, and nobody's answer depends on it
-        return await services.results.report(tenant_id, batch_id)
+def _written(report: Read, *, chosen: Format, table: DiagnosisTable | None, now: datetime) -> WrittenReport:
+    _check_table(table, _is_diagnosis(report))
+    if chosen == "json":
+        return _as_json(report, None)
+    return _as_csv(report, table) if chosen == "csv" else _as_html(report, now)
 
 
-async def _check_owner(services: Services, report: Mapping[str, Any], tenant_id: str, batch_id: str) -> None:
-    owner = report["batch"].get("tenant_id")
-    if owner is None:
-        await services.batches.read(tenant_id, batch_id)
-    elif owner != tenant_id:
-        raise NotFound(f"There is no batch {batch_id}.", field="batch_id")
+def _as_json(report: Read, _: DiagnosisTable | None) -> WrittenReport:
+    document = {**report, "usage": with_usd(report["usage"])}
+    if report.get("diagnosis"):
+        document["diagnosis"] = with_usd(report["diagnosis"])
+    body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    return WrittenReport(body, "application/json", {"Vary": "Accept"})
+
+
+def _as_csv(report: Read, table: DiagnosisTable | None) -> WrittenReport:
+    batch_id = report["batch"]["batch_id"]
+    if _is_diagnosis(report):
+        text, name = diagnosis_table(report, table or "anomalies"), f"{table or 'anomalies'}-{batch_id}.csv"
+    else:
+        text, name = csv_report(report), f"report-{batch_id}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}
+    return WrittenReport(text.encode(), "text/csv; charset=utf-8", headers)
+
+
+def _as_html(report: Read, now: datetime) -> WrittenReport:
+    page = diagnosis_page if _is_diagnosis(report) else report_page
+    return WrittenReport(page(report, generated_at=now).encode(), "text/html; charset=utf-8", _PAGE_HEADERS)
+
+
+def _is_diagnosis(report: Read) -> bool:
+    kind: str = report["batch"]["kind"]
+    return kind == BatchKind.DIAGNOSIS

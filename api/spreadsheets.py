@@ -37,11 +37,16 @@ def csv_report(report: Mapping[str, Any]) -> str:
     rows = report.get("submissions", ())
     # every submission has the same criteria; those that failed have none
     criteria = list(max((row.get("criteria") or {} for row in rows), key=len, default={}))
+    return csv_table(_headings(questions, criteria), (_values(row, questions, criteria) for row in rows))
+
+
+def csv_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """UTF-8 with BOM: the columns' names, then the rows."""
     text = io.StringIO()
     text.write(_BOM)
     writer = csv.writer(text)
-    writer.writerow(map(_cell, _headings(questions, criteria)))
-    writer.writerows(map(_cell, _values(row, questions, criteria)) for row in rows)
+    writer.writerow(map(_cell, columns))
+    writer.writerows(map(_cell, row) for row in rows)
     return text.getvalue()
 
 

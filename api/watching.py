@@ -6,14 +6,16 @@ state before the events, so that whatever led to a final state is sent before th
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from api.batches import progress_view
 from api.dependencies import Services
 from api.files import file_view
-from domain.batch import ProgressEvent
+from domain.batch import BatchKind, ProgressEvent
+from domain.diagnosis import DiagnosisDelta
 from domain.errors import InvalidInput
 from domain.states import BATCH_MACHINE, FILE_MACHINE
 
@@ -40,7 +42,7 @@ class End:
     document: dict[str, Any]
 
 
-Message = Snapshot | ProgressEvent | KeepAlive | End
+Message = Snapshot | ProgressEvent | DiagnosisDelta | KeepAlive | End
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Watch:
     #: the state's name, and whether it is final
     read_state: Callable[[], Awaitable[tuple[str, bool]]]
     read_snapshot: Callable[[], Awaitable[dict[str, Any]]]
+    #: whether a diagnosis is written meanwhile, whose text is of interest
+    diagnosed: bool = False
 
     def wants(self, event: ProgressEvent) -> bool:
         """Whether the event is of what is followed."""
@@ -76,8 +80,9 @@ async def watch_batch(services: Services, tenant_id: str, batch_id: str) -> Watc
         progress = progress_view(await services.batches.progress(batch_id))
         return {"batch_id": batch_id, "state": state, **progress.model_dump(mode="json")}
 
-    await read_state()
-    return Watch(batch_id, None, read_state, read_snapshot)
+    batch = await services.batches.read(tenant_id, batch_id)
+    diagnosed = batch.opening.kind is BatchKind.DIAGNOSIS
+    return Watch(batch_id, None, read_state, read_snapshot, diagnosed)
 
 
 async def watch_submission(services: Services, tenant_id: str, submission_id: str) -> Watch:
@@ -115,7 +120,11 @@ async def is_over(services: Services, watch: Watch, number: int) -> bool:
 
 async def follow(services: Services, watch: Watch, after: int | None) -> AsyncGenerator[Message, None]:
     """The messages from that position, or from now; returns without an `End` when the server shuts down."""
-    with services.streams.one():
+    async with AsyncExitStack() as stack:
+        stack.enter_context(services.streams.one())
+        deltas: asyncio.Queue[DiagnosisDelta] | None = None
+        if watch.diagnosed:
+            deltas = await stack.enter_async_context(services.diagnosis_deltas.listening(watch.batch_id))
         number = after
         if number is None:
             number = (await services.batches.event_position(watch.batch_id)).last_number
@@ -136,7 +145,31 @@ async def follow(services: Services, watch: Watch, after: int | None) -> AsyncGe
             if _now() - silent_since >= services.limits.keep_alive_seconds:
                 yield KeepAlive()
                 silent_since = _now()
-            await services.bell.wait(watch.batch_id, services.limits.bell_seconds)
+            ringing = services.bell.wait(watch.batch_id, services.limits.bell_seconds)
+            async with aclosing(_deltas_until(ringing, deltas)) as heard:
+                async for delta in heard:
+                    yield delta
+                    silent_since = _now()
+
+
+async def _deltas_until(
+    ringing: Coroutine[Any, Any, bool], deltas: "asyncio.Queue[DiagnosisDelta] | None"
+) -> AsyncGenerator[DiagnosisDelta, None]:
+    """What is said until the bell rings or its time is over; nothing is read of Postgres meanwhile."""
+    bell = asyncio.create_task(ringing)
+    try:
+        while deltas is not None and not bell.done():
+            saying = asyncio.create_task(deltas.get())
+            try:
+                await asyncio.wait({bell, saying}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # a queue loses nothing when its getter is cancelled
+                saying.cancel()
+            if saying.done() and not saying.cancelled():
+                yield saying.result()
+        await bell
+    finally:
+        bell.cancel()
 
 
 async def _all_sent(services: Services, watch: Watch, number: int) -> bool:

@@ -1,7 +1,8 @@
 """Checkpoints: our saver beside LangGraph's stock one, on the same grading graph and PostgreSQL in one run.
 
 Shown for each run of the graph are the round trips to the server, the bytes stored, the bytes written to the
-log of the database, and the time; then what a finished thread keeps before and after it is pruned.
+log of the database, and the time; then what a finished thread keeps before and after it is pruned. With our
+saver the graph also hears what has happened outside before its steps, as it does in a worker.
 """
 
 import argparse
@@ -30,15 +31,18 @@ from psycopg_pool import AsyncConnectionPool
 from rich.console import Console
 from rich.table import Table
 
+from agents.boundary import Boundary
 from agents.grading.graph import GradingGraph, build_graph
 from agents.grading.state import Context
 from benchmarks.figures import machine
 from benchmarks.material import ANSWER, exam_document
 from db.postgres.checkpoints import FencedPostgresSaver
+from db.postgres.external_events import PostgresOutside
 from db.postgres.migrate import migrate
-from db.postgres.pool import open_pool
+from db.postgres.pool import Postgres, open_pool
 from domain.completion import Payer
 from domain.exam import Exam, read_exam
+from domain.identity import WorkflowRef
 from gateway.scripted import ScriptedModel
 from runtime.embedded import EmbeddedStack
 
@@ -51,6 +55,12 @@ STORED_SQL = " UNION ALL ".join(
     for table in TABLES
 )
 LOGGED_SQL = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint AS bytes"
+
+BATCH_SQL = """
+WITH tenant AS (INSERT INTO tenants (id, name) VALUES ('benchmark', 'Benchmark') RETURNING id)
+INSERT INTO batches (tenant_id, kind, model, status, expected_workers, max_concurrent, trace_id)
+SELECT id, 'grading', 'scripted', 'scattering', 1, 1, 'none' FROM tenant RETURNING id
+"""
 
 Saver = AsyncPostgresSaver
 OpenSaver = Callable[["Pool"], Saver]
@@ -89,7 +99,9 @@ async def measure(runs: int, questions: int) -> dict[str, Any]:
     async with _installation() as pool:
         found = {
             "stock": await _measured(pool, exam, runs, AsyncPostgresSaver),
-            "ours": await _measured(pool, exam, runs, lambda opened: FencedPostgresSaver(opened, 1)),
+            "ours": await _measured(
+                pool, exam, runs, lambda opened: FencedPostgresSaver(opened, 1), await _batch(pool)
+            ),
         }
     stock, ours = found["stock"], found["ours"]
     ratios = {
@@ -132,13 +144,21 @@ def _exam(questions: int) -> Exam:
     return read_exam({"title": "So many questions", "questions": documents})
 
 
-async def _measured(pool: Pool, exam: Exam, runs: int, open_saver: OpenSaver) -> PerRun:
-    graph, model = build_graph(), ScriptedModel()
+async def _batch(pool: Pool) -> str:
+    async with pool.connection() as connection:
+        row = await (await connection.execute(BATCH_SQL.encode())).fetchone()
+        return str(row["id"])
+
+
+async def _measured(
+    pool: Pool, exam: Exam, runs: int, open_saver: OpenSaver, batch_id: str | None = None
+) -> PerRun:
+    graph = build_graph()
     for _ in range(WARM_UP_RUNS):
-        await _run(graph, pool, exam, model, open_saver)
+        await _run(graph, pool, exam, open_saver, batch_id)
     logged = await _number(pool, LOGGED_SQL)
     before, began = CountingConnection.round_trips, time.perf_counter()
-    threads = [await _run(graph, pool, exam, model, open_saver) for _ in range(runs)]
+    threads = [await _run(graph, pool, exam, open_saver, batch_id) for _ in range(runs)]
     seconds, trips = time.perf_counter() - began, CountingConnection.round_trips - before
     # the thread's own registration is no part of a save: one round trip a run
     trips -= runs
@@ -161,8 +181,9 @@ async def _number(pool: Pool, sql: str, threads: list[str] | None = None) -> int
 
 
 async def _run(
-    graph: GradingGraph, pool: Pool, exam: Exam, model: ScriptedModel, open_saver: OpenSaver
+    graph: GradingGraph, pool: Pool, exam: Exam, open_saver: OpenSaver, batch_id: str | None
 ) -> str:
+    """One run; with a batch it hears what happens outside. Answers the thread."""
     thread_id = str(uuid.uuid4())
     async with pool.connection() as connection:
         await connection.execute(
@@ -171,13 +192,16 @@ async def _run(
     context = Context(
         exam=exam,
         answers=dict.fromkeys((question.id for question in exam.questions), ANSWER),
-        models=model,
+        models=ScriptedModel(),
         model="scripted",
         file_id=thread_id,
         generation=1,
         slots=asyncio.Semaphore(8),
         payer=Payer(),
         secret=b"benchmark",
+        boundary=Boundary(PostgresOutside(Postgres(pool)), WorkflowRef(batch_id, thread_id))
+        if batch_id
+        else Boundary(),
     )
     config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
     state = await graph.copy({"checkpointer": open_saver(pool)}).ainvoke(

@@ -30,7 +30,7 @@ RATE_G = 15.1
 #: of few logs the spread is hardly known: Student's t² at 1 in 10,000 is about 1 + 15/logs times as much
 RATE_SCATTER = 15.0
 #: variance over mean of a template's lines per log before any was seen, for a mean near 0 and for each line
-#: of the mean more, and how many logs that belief is worth: logs are long and short, and retries come in bursts
+#: of the mean more, and how many logs that belief is worth: logs are long and short, retries come in bursts
 PRIOR_DISPERSION = 4.0
 PRIOR_DISPERSION_GROWTH = 0.5
 PRIOR_LOGS = 4

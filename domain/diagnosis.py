@@ -1,5 +1,6 @@
 """One batch of logs as a whole: what stands out against the baseline, and what is the matter (B7)."""
 
+from asyncio import Queue
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ TOP_TEMPLATES = 300
 TOP_VEHICLES = 300
 #: logs that a summary keeps, those with the most grave lines first
 TOP_LOGS = 300
-#: vehicles and files that an anomaly names, and vehicles that a template counts by, those with most lines first
+#: vehicles and files that an anomaly names, vehicles that a template counts by; those with most lines first
 TOP_PLACES = 20
 #: a summary as a document
 MAX_SUMMARY_BYTES = 1024 * 1024
@@ -445,6 +446,26 @@ class DiagnosisReports(Protocol):
 
     async def files(self, tenant_id: str, batch_id: str) -> list[dict[str, Any]]:
         """All files of the batch by name, with what parsing says of each."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiagnosisDelta:
+    """A piece of a diagnosis while it is written; `offset` is how many characters went before it.
+
+    An offset beyond what was heard says that text was lost, an earlier one that the writing began anew.
+    """
+
+    batch_id: str
+    text: str
+    offset: int
+
+
+class DiagnosisDeltas(Protocol):
+    """Whoever watches a diagnosis being written."""
+
+    def listening(self, batch_id: str) -> AbstractAsyncContextManager["Queue[DiagnosisDelta]"]:
+        """What is said from now on; a listener that falls behind loses the oldest."""
         ...
 
 

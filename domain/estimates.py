@@ -35,10 +35,11 @@ _LIKELY_FACTOR = Fraction(1, 3)
 _LIKELY_TEXT_BYTES = 4_000
 _TEXT_SUFFIXES = (".txt", ".md", ".json", ".csv", ".ipynb")
 
-#: a diagnosis looks for lines and concludes; a long summary is surveyed in segments, and each call may be repaired
+#: a diagnosis looks for lines and concludes; at most, a long summary is surveyed in segments before, the conclusion
+#: is asked for again where its evidence is not there, and every call is repaired
 DIAGNOSIS_CALLS = 3
-MOST_DIAGNOSIS_CALLS = 22
-#: what one prompt of a diagnosis has at most, in bytes, and its reply in tokens; a test holds the agent to that
+MOST_DIAGNOSIS_CALLS = 24
+#: what one prompt of a diagnosis has at most, in bytes, and its reply in tokens; a test compares them with the agent
 DIAGNOSIS_PROMPT_BYTES = 96_000
 MOST_DIAGNOSIS_TOKENS = 6_000
 _LIKELY_DIAGNOSIS_TOKENS = 1_200
@@ -130,19 +131,19 @@ def estimate_batch(
 def estimate_diagnosis(
     files: Sequence[FileSize], model: str, prices: ModelPrices, factor: Fraction
 ) -> BatchEstimate:
-    """What diagnosing these logs costs: an agent reads a summary of all, whose size is bounded, not the logs."""
+    """What diagnosing these logs costs: an agent reads a summary of bounded size, and not the logs."""
     # a small batch's summary quotes most of it; a large one's is as long as a prompt may be
     size = min(sum(file.size_bytes for file in files), DIAGNOSIS_PROMPT_BYTES)
     likely_in = ceil(DIAGNOSIS_CALLS * (PROMPT_BYTES + size) * _LIKELY_FACTOR)
-    most_in = ceil(MOST_DIAGNOSIS_CALLS * DIAGNOSIS_PROMPT_BYTES * factor) + FRAME_TOKENS * MOST_DIAGNOSIS_CALLS
+    most_in = (
+        ceil(MOST_DIAGNOSIS_CALLS * DIAGNOSIS_PROMPT_BYTES * factor) + FRAME_TOKENS * MOST_DIAGNOSIS_CALLS
+    )
     return BatchEstimate(
         files=len(files),
         model=model,
         prices_version=prices.version,
         likely=_range(DIAGNOSIS_CALLS, likely_in, DIAGNOSIS_CALLS * _LIKELY_DIAGNOSIS_TOKENS, prices),
-        most=_range(
-            MOST_DIAGNOSIS_CALLS, most_in, MOST_DIAGNOSIS_CALLS * MOST_DIAGNOSIS_TOKENS, prices
-        ),
+        most=_range(MOST_DIAGNOSIS_CALLS, most_in, MOST_DIAGNOSIS_CALLS * MOST_DIAGNOSIS_TOKENS, prices),
     )
 
 

@@ -144,7 +144,7 @@ class ParsedLog:
     incomplete: str = ""
     #: who parsed it, such as `assay/1`
     parser: str = ""
-    #: the lines that have a time, at most `domain.timelines.MAX_MOMENTS`; empty from a worker that counts none
+    #: lines that have a time, in at most `domain.timelines.MAX_MOMENTS`; empty where a worker counts none
     timeline: tuple[Moment, ...] = ()
     version: int = PARSED_LOG_VERSION
 
@@ -240,6 +240,8 @@ class QueuedLog:
     name: str
     object_key: str
     size_bytes: int
+    #: RFC 3339: when it was handed in
+    written_at: str
     state: FileState
 
 

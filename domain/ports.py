@@ -1,6 +1,6 @@
 """The ports: what one station may ask of another, whoever stands behind it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -278,6 +278,10 @@ class ReportCache(Protocol):
         """The cached report, or `None` (also when Redis is gone)."""
         ...
 
+    async def newest_mark(self, batch_id: str) -> str | None:
+        """The mark that is valid now; `None` where none is, or Redis is gone."""
+        ...
+
     async def mark(self, batch_id: str) -> str | None:
         """What a report is written with that is read from now on; `None` when Redis is gone."""
         ...
@@ -333,6 +337,10 @@ class Objects(Protocol):
 
     async def read(self, key: str) -> bytes:
         """The whole object; raises `NotFound`."""
+        ...
+
+    def stream(self, key: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """The object from a byte on, in parts with constant memory; raises `NotFound` at the first."""
         ...
 
     async def rename(self, source: str, target: str) -> None:

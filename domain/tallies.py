@@ -279,7 +279,7 @@ class Side:
         """The tallies by their canonical texts."""
         merged: dict[str, Tally] = {}
         # in an order of its own: where a list is cut between two joins, the order matters
-        for tally in sorted(self._tallies.values(), key=lambda each: (each.text, _RANKS.get(each.level, -1))):
+        for tally in sorted(self._tallies.values(), key=lambda each: (each.text, _rank(each.level))):
             text = texts[tally.text]
             merged.setdefault(text, Tally(text)).join(tally, self.places)
         return merged
@@ -351,9 +351,12 @@ def _badness(signal: Signal) -> tuple[float, str, float, float, str]:
     return (excess(signal), signal.title, value, signal.bound or 0.0, signal.unit)
 
 
+def _rank(level: Level | None) -> int:
+    return len(LEVELS) if level is None else _RANKS[level]
+
+
 def _graver(one: Level | None, other: Level | None) -> Level | None:
-    levels = [level for level in (one, other) if level is not None]
-    return min(levels, key=_RANKS.__getitem__, default=None)
+    return min(one, other, key=_rank)
 
 
 def in_order(levels: Mapping[Level, int]) -> dict[Level, int]:

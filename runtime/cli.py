@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -467,6 +468,63 @@ def grade(
     raise typer.Exit(PARTIAL if refused and code == OK else code)
 
 
+@app.command()
+def diagnose(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES", help="Logs; .gz, .zst and .zip are unpacked.", exists=True, dir_okay=False
+        ),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|BATCH", help="What they are compared with: see assay baseline."),
+    ] = None,
+    vehicle: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Its first group in a file's name is the vehicle's id."),
+    ] = None,
+    watch_: Watch = False,
+    json_: Json = False,
+    model: Annotated[str, typer.Option(help="Which model diagnoses; local goes by rules.")] = "local",
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Logs parsed at once.")] = 10,
+    name: Annotated[str, typer.Option(help="A name for the batch.")] = "",
+    limit_usd: Annotated[
+        str | None, typer.Option("--limit", metavar="USD", help="The most that it may cost, such as 2.50.")
+    ] = None,
+) -> None:
+    """Diagnose a batch of logs: what stands out against the baseline, and the cause, line by line.
+
+    Example: assay diagnose logs/*.log.gz --baseline week-12 --vehicle "^(V[0-9]+)-" --watch
+    """
+    from runtime.diagnosing import diagnose as diagnose_files
+    from runtime.diagnosing import show_diagnosis
+    from runtime.watching import exit_code, watch_batch
+
+    _check_limit(limit_usd)
+    with installed_client() as client:
+        batch_id = diagnose_files(
+            client,
+            files,
+            console=err,
+            model=model,
+            max_concurrent=max_concurrent,
+            name=name,
+            baseline=baseline,
+            vehicle=vehicle,
+            limit_usd=limit_usd,
+        )
+        if not watch_:
+            _print_json({"batch_id": batch_id}) if json_ else out.print(
+                f"Batch {batch_id} is running. Follow it with: assay watch {batch_id}"
+            )
+            return
+        state = watch_batch(client, batch_id, console=err)
+        report = client.report(batch_id)
+    _print_json(report) if json_ else show_diagnosis(report, out)
+    raise typer.Exit(exit_code(state))
+
+
 def _check_limit(usd: str | None) -> None:
     """Raise `InvalidInput` for what is no amount."""
     from domain.errors import InvalidInput
@@ -695,12 +753,15 @@ def report(
 
     Example: assay report 0197c1de-… --out marks.csv --criteria
     """
+    from runtime.diagnosing import show_diagnosis
     from runtime.grading import show_report
 
     chosen = _report_format({"json": json_, "csv": csv, "html": html}, file)
     with installed_client() as client:
         if chosen is None:
-            show_report(client.report(batch_id), out)
+            report = client.report(batch_id)
+            show = show_diagnosis if "diagnosis" in report else show_report
+            show(report, out)
         elif chosen == "json" and file is None:
             _print_json(client.report(batch_id, criteria=criteria))
         else:
@@ -764,15 +825,26 @@ def _census(machine: str) -> dict[str, int]:
         return {}
 
 
+class Demonstration(StrEnum):
+    """What is demonstrated."""
+
+    GRADING = "grading"
+    DIAGNOSIS = "diagnosis"
+
+
 @app.command()
 def demo(
+    what: Annotated[
+        Demonstration, typer.Argument(help="Two classes' answers, or the logs of a failed update campaign.")
+    ] = Demonstration.GRADING,
     json_: Json = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up until Ctrl-C.")] = False,
 ) -> None:
-    """Grade the demonstration's two classes with everything real, and check that the outcome is whole.
+    """Grade two classes, or diagnose a campaign, with everything real, and check that the outcome is whole.
 
-    Example: assay demo --keep
+    Example: assay demo diagnosis --keep
     """
+    from runtime.campaign_demonstration import run_campaign_demonstration
     from runtime.demonstration import run_demonstration
     from runtime.local import local_installation, running_installation
     from runtime.settings import LogSettings
@@ -782,7 +854,8 @@ def demo(
     configure_logs(LogSettings(level="error"), process="demo")
     outcome: dict[str, Any] = {}
     reports = settings.folder.resolve() / "reports"
-    demonstrate = partial(run_demonstration, folder=reports, console=out, progress=err, json_=json_)
+    run_it = run_demonstration if what is Demonstration.GRADING else run_campaign_demonstration
+    demonstrate = partial(run_it, folder=reports, console=out, progress=err, json_=json_)
 
     async def run() -> None:
         if running := running_installation(settings.folder.resolve()):

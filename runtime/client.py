@@ -83,13 +83,14 @@ class ApiClient:
             self._send("POST", "/v1/exams", content=path.read_bytes(), headers={"Content-Type": kind})
         )
 
-    def upload(self, batch_id: str, path: Path) -> Any:
+    def upload(self, batch_id: str, path: Path, *, vehicle_id: str = "") -> Any:
         """Upload one file under its name, with its digest checked at the other end."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             address = f"/v1/batches/{batch_id}/files/{quote(path.name, safe='')}"
-            return self._json(self._send("PUT", address, content=file, params={"sha256": digest}))
+            stated = {"sha256": digest} | ({"vehicle_id": vehicle_id} if vehicle_id else {})
+            return self._json(self._send("PUT", address, content=file, params=stated))
 
     def hand_in_table(self, batch_id: str, content: bytes, parameters: Mapping[str, Any]) -> Any:
         """Hand in a CSV, a row a student; what became of its rows."""

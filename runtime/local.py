@@ -139,6 +139,7 @@ class _Program:
 _PROGRAMS = (
     _Program("worker-orchestration", ("worker", "--kind", "orchestration"), "orchestration_metrics"),
     _Program("worker-cognition", ("worker", "--kind", "cognition"), "cognition_metrics"),
+    _Program("worker-parsing", ("worker", "--kind", "parsing"), "parsing_metrics"),
     _Program("api", ("api",), None),
 )
 
@@ -200,27 +201,28 @@ async def _ready(
     """Wait until the API answers and every queue is polled; the end of the wait names who is missing."""
     deadline = time.monotonic() + READY_SECONDS
     waiting_for = ""
-    while time.monotonic() < deadline:
-        if dead := next((each for each in programs if not each.alive), None):
-            raise StackError(
-                f"{dead.name} ended at its start; the end of {dead.log_file}:\n{dead.last_lines()}"
-            )
-        waiting_for = await _missing(settings, addresses, api_url)
-        if not waiting_for:
-            return
-        await asyncio.sleep(_POLL_SECONDS)
+    # one client: each new one reads all certificates of the machine, and who starts has no time to give away
+    async with httpx.AsyncClient(timeout=2.0) as client:
+        while time.monotonic() < deadline:
+            if dead := next((each for each in programs if not each.alive), None):
+                raise StackError(
+                    f"{dead.name} ended at its start; the end of {dead.log_file}:\n{dead.last_lines()}"
+                )
+            waiting_for = await _missing(settings, addresses, client, api_url)
+            if not waiting_for:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
     raise StackError(f"{waiting_for} was not ready within {READY_SECONDS:.0f} s; see {settings.folder}/logs")
 
 
-async def _missing(settings: Settings, addresses: Addresses, api_url: str) -> str:
-    async with httpx.AsyncClient(timeout=2.0) as client:
-        try:
-            if (await client.get(f"{api_url}/health/ready")).status_code != httpx.codes.OK:
-                return "the API"
-        except httpx.HTTPError:
+async def _missing(settings: Settings, addresses: Addresses, client: httpx.AsyncClient, api_url: str) -> str:
+    try:
+        if (await client.get(f"{api_url}/health/ready")).status_code != httpx.codes.OK:
             return "the API"
+    except httpx.HTTPError:
+        return "the API"
     temporal = settings.temporal
-    for queue in (temporal.orchestration_queue, temporal.cognition_queue):
+    for queue in (temporal.orchestration_queue, temporal.cognition_queue, temporal.parsing_queue):
         if not await _polled(addresses, queue):
             return f"the worker of the queue {queue}"
     return ""

@@ -14,6 +14,7 @@ from db.postgres.baselines import PostgresBaselines
 from db.postgres.batches import PostgresBatches
 from db.postgres.conversations import PostgresConversations
 from db.postgres.costs import PostgresCosts
+from db.postgres.diagnosis_reports import PostgresDiagnosisReports
 from db.postgres.exams import PostgresExams
 from db.postgres.external_events import PostgresExternalEvents
 from db.postgres.overrides import PostgresOverrides
@@ -25,6 +26,7 @@ from db.postgres.tenants import PostgresIdempotencyKeys, PostgresKeys, PostgresT
 from db.postgres.thread_history import PostgresThreadHistory
 from db.postgres.uploads import PostgresResumableUploads
 from db.redis.cache import RedisReportCache, RedisResultCache
+from db.redis.diagnosis_texts import RedisDiagnosisTexts
 from db.redis.progress import RedisProgressBell, RedisStatePublisher
 from db.redis.workflow_events import RedisWorkflowEvents
 from db.states import StoredAgentStates
@@ -56,6 +58,8 @@ def services(
         prices=PostgresPrices(postgres, catalogue=catalogue, canonical=canonical_name),
         token_ratios=PostgresTokenRatios(postgres),
         results=PostgresResults(postgres),
+        diagnosis_reports=PostgresDiagnosisReports(postgres),
+        diagnosis_deltas=RedisDiagnosisTexts(redis),
         result_cache=RedisResultCache(redis),
         report_cache=RedisReportCache(redis),
         keys=PostgresKeys(postgres),

@@ -17,15 +17,19 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.assess import AssessActivities
 from activities.batches import BatchActivities
+from activities.diagnose import DiagnoseActivities
 from activities.failures import FailureInterceptor
 from activities.intake.ocr import recognition_installed
 from activities.intake.reader import Intake
 from activities.logs import DiagnosisRecordActivities, GatherActivities, LogActivities
 from activities.overrides import OverrideActivities
+from activities.parse import ParseActivities
+from activities.parsing.lines import StoredLogLines
+from activities.parsing.processes import ParserProcesses
 from activities.pauses import PauseActivities
 from activities.persist import PersistActivities
 from db.postgres.batches import PostgresBatchRuns
-from db.postgres.diagnoses import PostgresDiagnoses
+from db.postgres.diagnoses import PostgresDiagnoses, PostgresDiagnosisThreads
 from db.postgres.exams import PostgresExams
 from db.postgres.external_events import PostgresExternalEvents, PostgresOutside
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
@@ -38,6 +42,7 @@ from db.postgres.reports import PostgresResults
 from db.postgres.uploads import PostgresResumableUploads
 from db.redis.barrier import RedisBarrier
 from db.redis.cache import RedisReportCache, RedisResultCache
+from db.redis.diagnosis_texts import RedisDiagnosisTexts
 from db.redis.progress import RedisBell, RedisPublisher, RedisStatePublisher
 from db.redis.workflow_events import RedisWorkflowEvents
 from db.relay import OutboxRelay
@@ -45,6 +50,7 @@ from domain.ports import Models
 from runtime.event_relay import EventRelay, EventSignals
 from runtime.gateway import door, models
 from runtime.orchestrator import TemporalOrchestrator
+from runtime.parser import parser_command
 from runtime.reconciling import QuotaReconciler
 from runtime.resources import Resources, connect_temporal, in_background, open_resources
 from runtime.settings import Settings
@@ -266,11 +272,17 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
     """
     # only plain data may be in a checkpoint; LangGraph reads this at its import
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    from agents.diagnosis.session import DiagnosisSession
     from agents.session import GradingSession
     from db.postgres.checkpoints import FencedPostgresSaver
 
     pool = resources.postgres.pool
     retry_seconds = resources.settings.worker.checkpoint_retry_seconds
+    asked = door(resources, upstreams or models(resources.settings.models))
+
+    def open_saver(epoch: int) -> FencedPostgresSaver:
+        return FencedPostgresSaver(pool, epoch, retry_seconds=retry_seconds)
+
     assess = AssessActivities(
         threads=PostgresThreads(resources.postgres),
         submissions=PostgresSubmissions(resources.postgres),
@@ -278,8 +290,8 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
         objects=resources.objects,
         intake=Intake(recognition=recognition_installed()),
         agent=GradingSession(
-            models=door(resources, upstreams or models(resources.settings.models)),
-            open_saver=lambda epoch: FencedPostgresSaver(pool, epoch, retry_seconds=retry_seconds),
+            models=asked,
+            open_saver=open_saver,
             clock=resources.clock,
             max_parallel=resources.settings.worker.max_parallel_calls,
             max_tokens=resources.settings.models.max_tokens,
@@ -287,12 +299,41 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
         ),
         states=RedisStatePublisher(resources.redis),
     )
+    diagnose = DiagnoseActivities(
+        threads=PostgresDiagnosisThreads(resources.postgres),
+        summaries=PostgresSummaries(resources.postgres),
+        diagnoses=PostgresDiagnoses(resources.postgres),
+        agent=DiagnosisSession(
+            models=asked,
+            lines=StoredLogLines(resources.objects),
+            open_saver=open_saver,
+            clock=resources.clock,
+        ),
+        texts=RedisDiagnosisTexts(resources.redis),
+        locks=resources.locks,
+        states=RedisStatePublisher(resources.redis),
+    )
     return _worker(
         resources,
         resources.settings.temporal.cognition_queue,
         workflows=[],
-        activities=[assess.assess_submission],
+        activities=[assess.assess_submission, diagnose.diagnose_batch],
         max_concurrent_activities=resources.settings.worker.max_assessments,
+    )
+
+
+def parsing_worker(resources: Resources) -> Worker:
+    """Logs, each in a process of its own; a worker in another language may stand here instead."""
+    settings = resources.settings
+    count = settings.worker.parsing_processes or os.cpu_count() or 1
+    parsers = ParserProcesses(parser_command(settings.objects_url), count)
+    resources.ends.push_async_exit(parsers)
+    return _worker(
+        resources,
+        settings.temporal.parsing_queue,
+        workflows=[],
+        activities=[ParseActivities(parsers).parse_log],
+        max_concurrent_activities=count,
     )
 
 

@@ -34,7 +34,7 @@ from runtime.settings import (
     WorkerSettings,
 )
 from runtime.telemetry import configure_logs
-from runtime.worker import cognition_worker, orchestration_worker, serving
+from runtime.worker import cognition_worker, orchestration_worker, parsing_worker, serving
 
 KEY = "assay_test_key_of_the_local_tenant"
 
@@ -51,6 +51,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are given more time than others begin first, so that processes side by side end together."""
+    items.sort(key=_timeout_seconds, reverse=True)
+
+
+def _timeout_seconds(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0] if mark else item.config.getini("timeout"))
 
 
 @pytest.fixture(scope="session")
@@ -212,12 +222,12 @@ def postgres(resources: Resources) -> Postgres:
 
 @pytest.fixture(scope="module")
 async def workers(session_resources: Resources) -> AsyncIterator[None]:
-    """Both workers and the relay, in this process; they end with the module, whose rows alone they may touch.
+    """All workers and the relay, in this process; they end with the module, whose rows alone they may touch.
 
     The sweepers, relays and reconcilers beside them act on all that the session's database and Redis hold.
     """
-    both = [orchestration_worker(session_resources), cognition_worker(session_resources)]
-    async with serving(session_resources, both, relay=True):
+    wired = (orchestration_worker, cognition_worker, parsing_worker)
+    async with serving(session_resources, [each(session_resources) for each in wired], relay=True):
         yield
 
 

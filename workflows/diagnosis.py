@@ -113,6 +113,7 @@ class LogWorkflow:
                 size_bytes=log.size_bytes,
                 parsed_key=log.parsed_key,
                 trace_id=input_.trace_id,
+                written_at=log.written_at,
             ),
             result_type=ParseResult,
             task_queue=input_.parsing_queue,
@@ -345,9 +346,7 @@ class DiagnosisWorkflow:
                     return False
                 reason = f"{argument.reason}; then, undoing it: {': '.join(failure_of(error))}"
                 await file_step(DiagnosisRecordActivities.flag_diagnosis, replace(argument, reason=reason))
-                await self._need_intervention(
-                    input_, Pause(CompensationFailed.code, resumptions=resumptions)
-                )
+                await self._need_intervention(input_, Pause(CompensationFailed.code, resumptions=resumptions))
             else:
                 return True
 

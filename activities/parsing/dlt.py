@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from pydlt import DltMessage, MessageLogInfo, MessageType
+from pydlt import DltMessage, MessageLogInfo, MessageType  # type: ignore[import-untyped]  # it has no stubs
 
 from activities.parsing.source import Source
 from domain.logs import Level, LogFormat, LogLine
@@ -92,7 +92,7 @@ def _end(held: bytes, start: int, is_last: bool) -> int | None:
     """
     if len(held) < start + _HEADERS_BYTES:
         return None
-    (length,) = _LENGTH.unpack_from(held, start + _HEADERS_BYTES - _LENGTH.size)
+    length: int = _LENGTH.unpack_from(held, start + _HEADERS_BYTES - _LENGTH.size)[0]
     end = start + _STORAGE_BYTES + max(length, _STANDARD_BYTES)
     if is_last and len(held) == end:
         return end

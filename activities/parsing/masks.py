@@ -34,9 +34,10 @@ _BOUND = str.maketrans(" =:,;()[]|'", "\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\
 _LOOSE = str.maketrans("\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11", " =:,;()[]|'")
 _BOUND_SIGN = re.compile("[\x01-\x07\x0e-\x11]")
 
-
-#: or the signs between them
+#: of a message, or the signs between them
 Words = tuple[str, ...]
+#: in a message, start and end of each
+Places = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def cut(message: str) -> str:
     return message[:MAX_MASKED_LENGTH].rpartition(" ")[0] or message[:MAX_MASKED_LENGTH]
 
 
-def numbered_names(zeroed: str) -> tuple[tuple[int, int], ...]:
-    """Where, in a message without digits, names stand whose digits count: start and end of each."""
+def numbered_names(zeroed: str) -> Places:
+    """Where, in a message without digits, names stand whose digits count."""
     return tuple(found.span() for found in _NUMBERED_NAME.finditer(zeroed))
 
 

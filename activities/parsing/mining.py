@@ -2,7 +2,7 @@
 
 A message is masked first. Messages with the same signs between their words go to one tree of Drain, which
 finds the family that a message is most like. Within a family a word is a parameter on evidence only: where at
-least `_EVIDENCE` different words stood while all the rest was equal. So `started` and `stopped` stay two
+least `Evidence.words` different words stood while all the rest was equal. So `started` and `stopped` stay two
 templates, and the names of a hundred users become one.
 """
 
@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from drain3.drain import Drain  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
-from activities.parsing.masks import Words, cut, masked, numbered_names, text_of, without_digits
+from activities.parsing.masks import Places, Words, cut, masked, numbered_names, text_of, without_digits
 from domain.logs import (
     LEVELS,
     MAX_EXAMPLES,
@@ -26,16 +27,9 @@ from domain.logs import (
     TemplateCount,
 )
 
-#: so many different words at one place, all else equal, make it a parameter
-_EVIDENCE = 5
-#: the same where little else is constant: `state: idle` tells more than `state: <*>`
-_STRONG_EVIDENCE = 25
-_FEW_CONSTANTS = 3
 #: which of these it is, is what the line says
 _CLOSED = frozenset({"true", "false", "yes", "no", "on", "off"})
 
-#: of its constant words, what a line shares at least with its family
-_SIMILARITY = 0.5
 #: a tree's levels: its root, the number of words, the first word
 _DEPTH = 4
 _MAX_FIRST_WORDS = 100
@@ -52,6 +46,20 @@ _REMEMBERED_LENGTH = 8_000_000
 _ID_LENGTH = 16
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """When words are taken for parameters, and lines for alike; for all logs the same."""
+
+    #: so many different words at one place, all else equal, make it a parameter
+    words: int = 5
+    #: the same where little else is constant: `state: idle` tells more than `state: <*>`
+    words_alone: int = 25
+    #: fewer constant words are little
+    constants: int = 3
+    #: of its constant words, what a line shares at least with its family
+    likeness: float = 0.5
+
+
 def template_id(text: str) -> str:
     """The id of a template, made of its text alone: the same in any log."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_LENGTH]
@@ -64,12 +72,16 @@ class Miner:
     follows none of them is left out and counted as `left_out`, the first of them quoted.
     """
 
-    def __init__(self, limit: int = MAX_TEMPLATES) -> None:
+    def __init__(self, limit: int = MAX_TEMPLATES, evidence: Evidence | None = None) -> None:
         self.limit = limit
+        self._evidence = evidence or Evidence()
         self._trees: dict[Words, _Tree] = {}
         self._forms = 0
         self._full = False
-        self._remembered: dict[str, _Form | tuple[tuple[int, int], ...]] = {}
+        #: by messages without digits: their form, or where the names are whose digits count
+        self._remembered: dict[str, _Form | Places] = {}
+        #: by messages without digits but those of names
+        self._named: dict[str, _Form] = {}
         self._remembered_length = 0
         self.lines = 0
         self.left_out = 0
@@ -99,23 +111,26 @@ class Miner:
         if known is None:
             # most messages have no names with numbers in them: their forms are found at the first look
             known = numbered_names(zeroed) or self._found(zeroed)
-            self._remember(zeroed, known)
+            self._remember(self._remembered, zeroed, known)
         if isinstance(known, tuple):
             exact = _with_names(zeroed, message, known)
-            known = self._remembered.get(exact) or self._found(exact)
-            self._remember(exact, known)
-        while isinstance(known, _Form) and known.became is not None:
+            known = self._named.get(exact)
+            if known is None:
+                known = self._found(exact)
+                self._remember(self._named, exact, known)
+        while known is not None and known.became is not None:
             known = known.became
-        return known if isinstance(known, _Form) else None
+        return known
 
-    def _remember(self, message: str, known: "_Form | tuple[tuple[int, int], ...] | None") -> None:
-        if known is None or message in self._remembered:
+    def _remember(self, memory: dict[str, Any], message: str, known: "_Form | Places | None") -> None:
+        if known is None:
             return
         self._remembered_length += len(message)
         if self._remembered_length > _REMEMBERED_LENGTH:
             self._remembered.clear()
+            self._named.clear()
             self._remembered_length = len(message)
-        self._remembered[message] = known
+        memory[message] = known
 
     def _found(self, message: str) -> "_Form | None":
         """Masked, and looked for in its family."""
@@ -126,7 +141,7 @@ class Miner:
         if tree is None:
             if self._full:
                 return None
-            tree = self._trees[line.signs] = _Tree(line.signs)
+            tree = self._trees[line.signs] = _Tree(line.signs, self._evidence)
         before = tree.forms
         form = tree.form(line.words, may_begin=not self._full)
         self._forms += tree.forms - before
@@ -154,7 +169,7 @@ class Miner:
         return forms
 
 
-def _with_names(zeroed: str, message: str, names: Sequence[tuple[int, int]]) -> str:
+def _with_names(zeroed: str, message: str, names: Places) -> str:
     """The message without digits, but for those in its names."""
     parts: list[str] = []
     end = 0
@@ -231,10 +246,10 @@ def _quote(line: LogLine) -> Quote:
 class _Drain(Drain):  # type: ignore[misc]  # as above
     """Drain over words that are cut and masked already; parameters count neither for nor against likeness."""
 
-    def __init__(self) -> None:
+    def __init__(self, likeness: float) -> None:
         super().__init__(
             depth=_DEPTH,
-            sim_th=_SIMILARITY,
+            sim_th=likeness,
             max_children=_MAX_FIRST_WORDS,
             param_str=WILDCARD,
             parametrize_numeric_tokens=False,
@@ -264,10 +279,11 @@ class _Drain(Drain):  # type: ignore[misc]  # as above
 class _Tree:
     """The families of messages with the same signs between their words."""
 
-    def __init__(self, signs: Words) -> None:
+    def __init__(self, signs: Words, evidence: Evidence) -> None:
         self.signs = signs
         self.forms = 0
-        self._drain = _Drain()
+        self._evidence = evidence
+        self._drain = _Drain(evidence.likeness)
         self._families: dict[int, _Family] = {}
 
     def form(self, words: Words, *, may_begin: bool) -> _Form | None:
@@ -283,8 +299,9 @@ class _Tree:
     def _family(self, words: Words, *, may_begin: bool) -> "_Family | None":
         if may_begin:
             cluster, _ = self._drain.add_log_message(words)
-            return self._families.setdefault(cluster.cluster_id, _Family())
-        cluster = self._drain.tree_search(self._drain.root_node, words, _SIMILARITY, include_params=False)
+            return self._families.setdefault(cluster.cluster_id, _Family(self._evidence))
+        drain = self._drain
+        cluster = drain.tree_search(drain.root_node, words, drain.sim_th, include_params=False)
         return None if cluster is None else self._families[cluster.cluster_id]
 
     def settle(self) -> None:
@@ -301,8 +318,9 @@ class _Tree:
 class _Family:
     """Forms that are much alike, and may turn out to be one."""
 
-    def __init__(self) -> None:
+    def __init__(self, evidence: Evidence) -> None:
         self.forms: dict[Words, _Form] = {}
+        self._evidence = evidence
         self._joined: list[_Form] = []
 
     def form(self, words: Words, *, may_begin: bool) -> _Form | None:
@@ -341,7 +359,7 @@ class _Family:
         found = [
             (words, forms)
             for words, forms in self._groups(place).items()
-            if len(forms) > 1 and _is_parameter(place, words, forms)
+            if len(forms) > 1 and self._is_parameter(place, words, forms)
         ]
         for words, forms in found:
             self._join(forms, (*words[:place], WILDCARD, *words[place:]))
@@ -367,17 +385,13 @@ class _Family:
         self._joined = [form for form in self._joined if id(form) not in gone and form is not kept]
         self._joined.append(kept)
 
-
-def _is_parameter(place: int, rest: Words, forms: Sequence[_Form]) -> bool:
-    """Whether what stands at that place, where all the rest is equal, differs by chance."""
-    found = {form.words[place] for form in forms}
-    if WILDCARD in found:
-        return True
-    if {word.lower() for word in found} <= _CLOSED:
-        return False
-    constants = sum(1 for word in rest if word and word != WILDCARD)
-    if not constants:
-        return False
-    # the first word names what happens
-    plain = place > 0 and constants >= _FEW_CONSTANTS
-    return len(found) >= (_EVIDENCE if plain else _STRONG_EVIDENCE)
+    def _is_parameter(self, place: int, rest: Words, forms: Sequence[_Form]) -> bool:
+        """Whether what stands at that place, where all the rest is equal, differs by chance."""
+        found = {form.words[place] for form in forms}
+        constants = sum(1 for word in rest if word and word != WILDCARD)
+        if not constants or {word.lower() for word in found} <= _CLOSED:
+            return False
+        # the first word names what happens
+        if place == 0 or constants < self._evidence.constants:
+            return len(found) >= self._evidence.words_alone
+        return WILDCARD in found or len(found) >= self._evidence.words

@@ -1,4 +1,4 @@
-"""One log in, what it holds out: its lines read, mined for templates and held against the rules of signals."""
+"""One log in, what it holds out: lines read, mined for templates and held against the rules of signals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

@@ -1,8 +1,9 @@
-"""A process that parses logs, one after another: tasks on standard input, positions and answers on standard output.
+"""A process that parses logs, one after another: tasks on standard input, answers on standard output.
 
-Each is a line of JSON. A task is a `ParseTask`; it is answered by any number of `{"position": {"bytes", "lines"}}`
-and then by `{"figures": …}` or `{"failure": {"code", "message", "field"}}`. The process has no event loop that a
-log could block, takes no more memory than stated, gives way to others and ends with its parent.
+Each is a line of JSON. A task is a `ParseTask`; it is answered by any number of
+`{"position": {"bytes", "lines"}}`, and then by `{"figures": …}` or by `{"failure": …}` with code and message.
+The process has no event loop that a log could block, takes no more memory than stated, gives way to others
+and ends with its parent.
 """
 
 import ctypes
@@ -29,7 +30,8 @@ _MESSAGE_LENGTH = 2_000
 class ParseTask:
     """Which object to parse, and where its document goes; `name` is data.
 
-    `written_at`, RFC 3339, is when the log was handed in, for times without a year; the object's own time if empty.
+    `written_at`, RFC 3339, is when the log was handed in, for times without a year; if empty, the object's
+    own time is taken.
     """
 
     name: str

@@ -59,7 +59,7 @@ def _lines(source: Source) -> Iterator[LogLine]:
             if not member.member:
                 raise
             account.fell_short(f"{member.member}: {error.message}")
-    if not account.members and account.incomplete:
+    if not account.lines and account.incomplete:
         raise UnreadableLog(f"No lines can be read. {account.incomplete}", field="file")
 
 

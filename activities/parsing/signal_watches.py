@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from activities.parsing.dataflash import Record, error_named
 from activities.parsing.signal_rules import Rule, State
@@ -59,6 +60,8 @@ class Watch:
     """One rule as it is held against one member."""
 
     is_on_text = False
+    #: one of these, in small letters, is in every line that is its concern; any line where there are none
+    hints: tuple[str, ...] = ()
 
     def __init__(self, rule: Rule, found: Found, state: State) -> None:
         self._rule, self._found, self._state = rule, found, state
@@ -174,49 +177,45 @@ class _Error(Watch):
             finding.add([line])
 
 
-class _Clock(Watch):
-    """A clock that should go forward in small steps; `_sign` says which leaps are looked for."""
+class _Gap(Watch):
+    """A clock of records that should go forward in small steps."""
 
     _sign = 1.0
 
     def __init__(self, rule: Rule, found: Found, state: State) -> None:
         super().__init__(rule, found, state)
-        #: by the kind of the records: each has a clock of its own pace
+        #: by the kind of the records: each has a pace of its own
         self._last: dict[str, float] = {}
-        self.is_on_text = rule.values[0].field[0] in _LINE_CLOCKS
 
     def take(self, line: LogLine, record: Record | None) -> None:
-        now = self._now(line, record)
+        assert record is not None
+        now = self._state.number(self._rule.values[0], record)
         if now is not None:
-            kind = "" if record is None else record.kind
-            leap = (now - self._last.get(kind, now)) * self._sign
-            self._last[kind] = now
-            self._note(line, leap)
-
-    def _now(self, line: LogLine, record: Record | None) -> float | None:
-        if record is not None:
-            return self._state.number(self._rule.values[0], record)
-        return _LINE_CLOCKS[self._rule.values[0].field[0]](line)
+            self._note(line, (now - self._last.get(record.kind, now)) * self._sign)
+            self._last[record.kind] = now
 
 
-class _Gap(_Clock):
-    pass
-
-
-class _Reset(_Clock):
+class _Reset(_Gap):
     _sign = -1.0
 
 
-def _uptime(line: LogLine) -> float | None:
-    """Seconds since a start that nobody knows, which times of 1970 are."""
-    return line.at.timestamp() if line.at is not None and line.at.year == _UPTIME_YEAR else None
+class _Back(Watch):
+    """The time of lines going back: of those whose time counts from a start, or of the others."""
 
+    is_on_text = True
 
-def _clock(line: LogLine) -> float | None:
-    return line.at.timestamp() if line.at is not None and line.at.year != _UPTIME_YEAR else None
+    def __init__(self, rule: Rule, found: Found, state: State) -> None:
+        super().__init__(rule, found, state)
+        self._of_uptime = rule.by == "restart"
+        self._last: datetime | None = None
 
-
-_LINE_CLOCKS: Mapping[str, Callable[[LogLine], float | None]] = {"uptime": _uptime, "clock": _clock}
+    def take(self, line: LogLine, record: Record | None) -> None:
+        at, last = line.at, self._last
+        if at is None:
+            return
+        if last is not None and at < last and self._of_uptime == (last.year == at.year == _UPTIME_YEAR):
+            self._note(line, (last - at).total_seconds())
+        self._last = at
 
 
 class _Ending(Watch):
@@ -250,6 +249,7 @@ class _Matching(Watch):
         super().__init__(rule, found, state)
         self._pattern = re.compile(rule.pattern)
         self._but_not = re.compile(rule.but_not) if rule.but_not else None
+        self.hints = rule.hints
 
     def take(self, line: LogLine, record: Record | None) -> None:
         match = self._pattern.search(line.text)
@@ -268,6 +268,8 @@ WATCHES: Mapping[str, type[Watch]] = {
     "error": _Error,
     "gap": _Gap,
     "reset": _Reset,
+    "restart": _Back,
+    "clock": _Back,
     "ending": _Ending,
     "matching": _Matching,
 }

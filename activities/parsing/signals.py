@@ -59,17 +59,30 @@ class _Member:
         chosen = (*rules().get(log_format, ()), *rules()["any"])
         self._watches = [WATCHES[rule.by](rule, found, self._state) for rule in chosen if rule.by in WATCHES]
         self._by_kind: dict[str, list[Watch]] = {}
-        self._on_text = [watch for watch in self._watches if watch.is_on_text]
+        self._on_every_line = [each for each in self._watches if each.is_on_text and not each.hints]
+        self._hinted = [each for each in self._watches if each.hints]
+        self._hints = tuple({hint for watch in self._hinted for hint in watch.hints})
 
     def take(self, line: LogLine) -> None:
         """Hold the line against the rules of its kind."""
-        for watch in self._on_text:
+        for watch in self._on_every_line:
             watch.take(line, None)
+        text = line.text.lower()
+        # most lines hold no hint at all: a loop, for `any` of a generator takes three times as long
+        for hint in self._hints:
+            if hint in text:
+                self._take_hinted(line, text)
+                break
         record = None if self._records is None else self._records.read(line.text)
         if record is not None:
             self._state.note(record)
             for watch in self._for(record.kind):
                 watch.take(line, record)
+
+    def _take_hinted(self, line: LogLine, text: str) -> None:
+        for watch in self._hinted:
+            if any(hint in text for hint in watch.hints):
+                watch.take(line, None)
 
     def end(self) -> None:
         """Nothing follows."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from activities.parsing.levels import LEVEL_PATTERN, level_at_start, level_named
+from activities.parsing.levels import LEVEL_PATTERN, level_at_start, level_named, level_of_priority
 from activities.parsing.source import Source
 from activities.parsing.splitting import is_binary, lines_of
 from activities.parsing.times import TIME_LAYOUTS, TimeLayout, Times
@@ -27,6 +27,8 @@ _AFTER = {"syslog": _SYSLOG, "android": _ANDROID, "glog": _GLOG}
 _SEARCHED = 200
 #: layouts that are looked for further in
 _WITHIN = ("iso", "iso_like", "bgl", "access", "dated", "syslog")
+#: of syslog, `<34>1 `
+_PRIORITY = re.compile(r"<(\d{1,3})>(?:\d )?")
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 
@@ -86,7 +88,8 @@ class Heads:
         self._times = Times(written_at)
         self._heads = list(_HEADS)
         self._head = _HEADS[0]
-        self._match = self._head.pattern.match
+        # nothing matches before the first layout is found
+        self._match = re.compile(r"(?!)").match
         self._searches = _SEARCHED
 
     def split(self, line: str) -> tuple[datetime | None, Level | None, str]:
@@ -105,7 +108,7 @@ class Heads:
 
     def _with_before(self, before: str, content: str) -> tuple[Level | None, str]:
         """The level before the time; what else stands there belongs to the message."""
-        level = level_named(before) or level_at_start(before)
+        level = level_named(before) or level_at_start(before) or _level_of_priority(before)
         return level or level_at_start(content), content if level else before.lstrip() + content
 
     def _search(self, text: str) -> re.Match[str] | None:
@@ -130,3 +133,8 @@ class Heads:
                 self._settle(head)
                 return found
         return None
+
+
+def _level_of_priority(before: str) -> Level | None:
+    found = _PRIORITY.fullmatch(before)
+    return None if found is None else level_of_priority(int(found[1]))

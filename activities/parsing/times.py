@@ -60,6 +60,7 @@ class TimeLayout:
 
 
 def _iso(text: str, _: Years) -> datetime:
+    """What `fromisoformat` reads, which is much."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
@@ -81,10 +82,10 @@ def _numbers(text: str, _: Years) -> datetime:
 
 def _compact(text: str, years: Years) -> datetime:
     """`081109 203615`, `20171223-22:15:29:606`: the date in one piece, of two or four digits a year."""
-    date, *rest = _NUMBERS.findall(text)
-    year = date[:-4] if len(date) > 6 else f"20{date[:-4]}"
-    time = "".join(rest)
-    return _numbers(f"{year}-{date[-4:-2]}-{date[-2:]} {time[:2]}:{time[2:4]}:{time[4:6]}.{time[6:]}", years)
+    date, time = (f"20{text[:6]}", text[7:]) if not text[6].isdigit() else (text[:8], text[9:])
+    if time.count(":") > 2:
+        time = time.replace(":", ".").replace(".", ":", 2)
+    return _iso(f"{date} {time}", years)
 
 
 def _two_digit_year(text: str, years: Years) -> datetime:
@@ -92,8 +93,7 @@ def _two_digit_year(text: str, years: Years) -> datetime:
 
 
 def _month_and_day(text: str, years: Years) -> datetime:
-    month, day, *_ = _NUMBERS.findall(text)
-    return _numbers(f"{years.of(int(month), int(day))}-{text}", years)
+    return _iso(f"{years.of(int(text[:2]), int(text[3:5]))}-{text}", years)
 
 
 def _glog(text: str, years: Years) -> datetime:
@@ -124,14 +124,19 @@ def _access(text: str, years: Years) -> datetime:
 
 def _since_epoch(text: str, _: Years) -> datetime:
     """Seconds, milliseconds, microseconds or nanoseconds, by the number of digits."""
-    whole, _, fraction = text.partition(".")
+    whole, fraction = _split(text)
     microseconds = int(whole[:10]) * 1_000_000 + _microseconds(whole[10:] or fraction)
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _since_start(text: str, _: Years) -> datetime:
-    whole, _, fraction = text.strip("[] ").partition(".")
+    whole, fraction = _split(text.strip("[] "))
     return _EPOCH + timedelta(seconds=int(whole), microseconds=_microseconds(fraction))
+
+
+def _split(number: str) -> tuple[str, str]:
+    whole, _, fraction = number.partition(".")
+    return whole, fraction
 
 
 def _microseconds(fraction: str = "", *_: str) -> int:
@@ -145,7 +150,7 @@ _DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 
 #: the more exact before the less: the first that matches is taken
 TIME_LAYOUTS = (
-    TimeLayout("iso", rf"{_DATE}[T ]{_TIME}(?:Z|[+-]\d\d:?\d\d)?(?!\d)", _iso),
+    TimeLayout("iso", rf"{_DATE}[T ]{_TIME}(?:Z|[+-]\d\d:?\d\d)?(?!\d| UTC\b| [+-]\d\d:?\d\d\b)", _iso),
     TimeLayout(
         "iso_like", rf"\d{{4}}[-/]\d\d[-/]\d\d[T _]{_TIME}(?:Z| ?UTC| ?[+-]\d\d:?\d\d)?(?!\d)", _iso_like
     ),
@@ -179,7 +184,7 @@ class Times:
         self._layouts = [(re.compile(layout.pattern), layout) for layout in TIME_LAYOUTS]
 
     def read(self, layout: TimeLayout, text: str) -> datetime | None:
-        """The moment of a text that the layout's pattern has matched; `None` for one such as 31st February."""
+        """The moment of a text that the layout matched; `None` for one such as the 31st of February."""
         if self._last[0] == text:
             return self._last[1]
         try:

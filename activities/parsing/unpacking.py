@@ -4,13 +4,13 @@ Packing is known by its first bytes, never by a name. A bomb is refused (`LimitE
 is damaged, as on a machine that lost its power, is read so far, and the account says so.
 """
 
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import IO
 
 import zstandard
@@ -27,6 +27,7 @@ _ZSTD_WINDOW_BYTES = 128 * 1024**2
 _ZIP_TABLE_BYTES = 4 * 1024**2
 _NAME_CHARACTERS = 255
 _TAR_BLOCK = 512
+_TAR_BREAKS_OFF = "The tar archive is damaged or breaks off; it was read so far."
 _LONG_NAME_BYTES = 64 * 1024
 #: others need a dictionary as large as the archive pleases
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
@@ -56,17 +57,21 @@ class Unpacking:
         yield from self._opened(with_head(self._source, self._weighed(self._source.chunks)), depth=0)
 
     def _opened(self, source: Source, depth: int) -> Iterator[Source]:
-        opener = self._opener(source.head)
-        if opener is None:
-            source.chunks = self._counted(source.chunks, is_packed=depth > 0)
-            yield source
-        elif depth == self._limits.depth:
-            raise LimitExceeded(
-                f"Packed more than {depth} times. Unpack it before you upload it.", field="file"
-            )
-        else:
+        try:
+            opener = self._opener(source.head)
+            if opener is None:
+                source.chunks = self._counted(source.chunks, is_packed=depth > 0)
+                yield source
+                return
+            if depth == self._limits.depth:
+                raise LimitExceeded(f"Packed more than {depth} times. Unpack it first.", field="file")
             for member in opener(source):
                 yield from self._opened(member, depth + 1)
+        except UnreadableLog as error:
+            if not source.member:
+                raise
+            # one file of an archive: the others are read
+            self._account.fell_short(f"{source.member}: {error.message}")
 
     def _opener(self, head: bytes) -> Callable[[Source], Iterator[Source]] | None:
         if head.startswith(b"\x1f\x8b\x08"):
@@ -88,12 +93,10 @@ class Unpacking:
             yield chunk
 
     def _metered(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """What a layer unpacks to, as long as all layers together are within the limits."""
+        """What a layer unpacks to, as long as that is in proportion to the file's packed bytes."""
         limits = self._limits
         for piece in pieces:
             self._unpacked_bytes += len(piece)
-            if self._unpacked_bytes > limits.expanded_bytes:
-                raise _unpacks_to_too_much(f"{limits.expanded_bytes} bytes")
             ratio = self._unpacked_bytes / max(1, self._packed_bytes)
             if self._unpacked_bytes > limits.free_bytes and ratio > limits.ratio:
                 raise _unpacks_to_too_much(f"{limits.ratio} times its packed bytes")
@@ -103,20 +106,22 @@ class Unpacking:
     def _counted(self, chunks: Iterator[bytes], *, is_packed: bool) -> Iterator[bytes]:
         most, account = self._limits.expanded_bytes, self._account
         for chunk in chunks:
-            if not is_packed and account.expanded_bytes + len(chunk) > most:
-                account.fell_short(f"Only the first {most} bytes are read, which is the limit.")
-                account.expanded_bytes += len(rest := chunk[: most - account.expanded_bytes])
-                yield rest
+            part = chunk[: most - account.expanded_bytes]
+            account.expanded_bytes += len(part)
+            yield part
+            if len(part) < len(chunk):
+                if is_packed:
+                    raise _unpacks_to_too_much(f"{most} bytes")
+                account.fell_short(f"Only the first {most} bytes were read, which is the limit.")
                 return
-            account.expanded_bytes += len(chunk)
-            yield chunk
 
     def _stream(self, source: Source, unpack: "Unpack") -> Iterator[Source]:
-        yield self._member(source, source.member, unpack(source.chunks, source.account.fell_short))
+        unpacked = unpack(source.chunks, source.account.fell_short)
+        yield self._member(source, source.member, self._metered(unpacked))
 
     def _member(self, source: Source, member: str, pieces: Iterator[bytes]) -> Source:
         inner = Source(iter(()), b"", member, source.name, source.account, source.limits, source.written_at)
-        return with_head(inner, self._metered(pieces))
+        return with_head(inner, pieces)
 
     def _named(self, source: Source, name: str) -> str:
         """A member's name within its archive, unlike all others; raises `LimitExceeded` for too many."""
@@ -132,7 +137,7 @@ class Unpacking:
     def _zip(self, source: Source) -> Iterator[Source]:
         with tempfile.TemporaryFile() as spool:
             self._lay_down(source, spool)
-            with _zip_errors(source), zipfile.ZipFile(_Guarded(spool)) as archive:
+            with _table_of(spool) as archive:
                 for entry in archive.infolist():
                     yield from self._zip_entry(source, archive, entry)
 
@@ -156,23 +161,25 @@ class Unpacking:
         elif entry.compress_type not in _ZIP_METHODS:
             source.account.fell_short(f"{member} is packed by a method that is not read (use deflate).")
         else:
-            yield self._member(source, member, _unzipped(archive, entry, source))
+            yield self._member(source, member, self._metered(_unzipped(archive, entry, source)))
 
     def _tar(self, source: Source) -> Iterator[Source]:
         pipe, long_name = _Pipe(source.chunks), ""
         while (block := pipe.exactly(_TAR_BLOCK)).strip(b"\0"):
             header = _tar_header(block)
             if header is None:
-                source.account.fell_short("The tar archive is damaged or breaks off; the rest was not read.")
+                source.account.fell_short(_TAR_BREAKS_OFF)
                 return
             body = pipe.part(header.size if header.isreg() or header.type not in _BARE else 0)
-            if header.type == tarfile.GNUTYPE_LONGNAME:
-                long_name = next(body, b"")[:_LONG_NAME_BYTES].rstrip(b"\0").decode(errors="replace")
+            if header.type == tarfile.GNUTYPE_LONGNAME and header.size <= _LONG_NAME_BYTES:
+                long_name = b"".join(body).rstrip(b"\0").decode(errors="replace")
             elif header.isreg():
                 yield self._member(source, self._named(source, long_name or header.name), body)
                 long_name = ""
             for _ in body:
                 pass  # what nobody has read of the member
+            if pipe.has_broken_off:
+                source.account.fell_short(_TAR_BREAKS_OFF)
             pipe.exactly(-header.size % _TAR_BLOCK)
 
 
@@ -237,6 +244,7 @@ class _Guarded:
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
     NotImplementedError,
     RuntimeError,
@@ -245,11 +253,10 @@ _ZIP_ERRORS = (
 )
 
 
-@contextmanager
-def _zip_errors(source: Source) -> Iterator[None]:
+def _table_of(spool: IO[bytes]) -> zipfile.ZipFile:
     try:
-        yield
-    except zipfile.BadZipFile as error:
+        return zipfile.ZipFile(_Guarded(spool))
+    except _ZIP_ERRORS as error:
         raise UnreadableLog(
             "The zip is damaged or breaks off: its table of contents cannot be read. Upload it again.",
             field="file",
@@ -270,14 +277,17 @@ class _Pipe:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._rest = memoryview(b"")
+        #: the stream has ended within a part
+        self.has_broken_off = False
 
     def part(self, size: int) -> Iterator[bytes]:
         """The next bytes, as they come; fewer where the stream ends."""
-        while size > 0 and (chunk := self._rest or next(self._chunks, b"")):
-            piece, self._rest = chunk[:size], chunk[size:]
+        while size > 0 and (rest := self._rest or memoryview(next(self._chunks, b""))):
+            piece, self._rest = rest[:size], rest[size:]
             size -= len(piece)
-            yield piece
+            yield bytes(piece)
+        self.has_broken_off |= size > 0
 
     def exactly(self, size: int) -> bytes:
         """The next bytes in one piece; fewer where the stream ends."""

@@ -90,7 +90,7 @@ def _verdict(summary: BatchSummary, findings: Sequence[Finding], explained: set[
 
 def summed_up(summary: BatchSummary, verdict: Verdict, findings: Sequence[Finding]) -> str:
     """The diagnosis in a few sentences, put together from what was checked."""
-    read = f"{summary.files} logs with {summary.lines:,} lines were read"
+    read = f"{_counted(summary.files, 'log', 'logs')} with {summary.lines:,} lines read"
     if summary.coverage < 1:
         read += f", {summary.coverage:.1%} of the lines parsed"
     if verdict is Verdict.UNREMARKABLE:

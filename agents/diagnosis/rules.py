@@ -2,20 +2,19 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
-from domain.diagnosis import Anomaly, BatchSummary, Change, Finding, Hazard
+from domain.diagnosis import Anomaly, BatchSummary, Change, Finding, Hazard, MergedTemplate
+from domain.gathering import MAX_TITLE_LENGTH, template_code
 from domain.logs import Level, Quote
 
 #: of one finding, over all its vehicles
 MAX_EVIDENCE = 12
-#: evidence for one cause on one vehicle, its consequences included
-_EVIDENCE_OF_SUBJECT = 3
 #: of a text, this much is searched: patterns take their time
 _MAX_SEARCHED = 2_000
 #: what a cause gains by what speaks for it beside its signs
@@ -45,6 +44,9 @@ class Cause:
     part_of: tuple[str, ...] = ()
     look_for: tuple[str, ...] = ()
     generic: bool = False
+    only_with: bool = False
+    #: lines of a template that are a sign where there is no baseline; 0 for never
+    alone_from: int = 0
 
     def shows_in(self, text: str) -> bool:
         """Whether the text is a sign of the cause."""
@@ -89,6 +91,8 @@ def _cause(stated: Mapping[str, Any]) -> Cause:
         part_of=tuple(stated.get("part_of", ())),
         look_for=tuple(stated.get("look_for", ())),
         generic=stated.get("generic", False),
+        only_with=stated.get("only_with", False),
+        alone_from=stated.get("alone_from", 0),
     )
 
 
@@ -147,8 +151,9 @@ class Match:
         """The subject's lines, those of the cause first; lines that are a sign by themselves lead."""
         lines = [quote for each in self.sightings for quote in each.quotes]
         telling = [each for each in (*lines, *self.found) if self.cause.shows_in(each.text)]
-        rest = [quote for each in self.consequences for quote in each.evidence[:1]]
-        return list(dict.fromkeys([*(telling or lines)[:2], *rest, *lines]))[:_EVIDENCE_OF_SUBJECT]
+        worst = [each.quotes[0] for each in self.sightings if each.quotes]
+        brought = [quote for each in self.consequences for quote in each.evidence[:1]]
+        return list(dict.fromkeys([*telling[:1], *worst, *brought, *telling, *lines]))
 
 
 class Scene:
@@ -211,6 +216,48 @@ def is_significant(anomaly: Anomaly) -> bool:
     return is_trouble(anomaly) and (anomaly.level in _GRAVE or anomaly.change is Change.RULE)
 
 
+def with_signs(summary: BatchSummary) -> BatchSummary:
+    """The summary; without a baseline, templates that speak for themselves are anomalies, too."""
+    if summary.baseline is not None:
+        return summary
+    known = {each.template_id for each in summary.anomalies} - {""}
+    signs = [
+        _as_anomaly(each)
+        for each in summary.templates
+        if each.template_id not in known and _speaks_for_itself(each)
+    ]
+    if not signs:
+        return summary
+    count = max(summary.anomaly_count, len(summary.anomalies)) + len(signs)
+    return replace(summary, anomalies=(*summary.anomalies, *signs), anomaly_count=count)
+
+
+def _speaks_for_itself(template: MergedTemplate) -> bool:
+    texts = [each[:_MAX_SEARCHED] for each in (template.text, *(quote.text for quote in template.quotes))]
+    rules = load_rules()
+    return any(
+        0 < cause.alone_from <= template.count and _shows(cause, texts, rules) for cause in rules.causes
+    )
+
+
+def _as_anomaly(template: MergedTemplate) -> Anomaly:
+    return Anomaly(
+        code=template_code(template.text),
+        change=Change.RULE,
+        title=template.text[:MAX_TITLE_LENGTH],
+        score=float(template.count.bit_length()),
+        count=template.count,
+        level=template.level,
+        template_id=template.template_id,
+        files=template.files,
+        file_ids=tuple(dict.fromkeys(each.file_id for each in template.quotes)),
+        vehicles=tuple(filter(None, template.by_vehicle)),
+        first_at=template.first_at,
+        last_at=template.last_at,
+        quotes=template.quotes,
+    )
+
+
 # --- from what was seen to causes ----------------------------------------------------------------
 
 
@@ -255,7 +302,7 @@ def folded(made: Sequence[Match]) -> list[Match]:
     return [
         Match(each.cause, each.sightings, each.found, tuple(consequences.get(each.cause.id, ())))
         for each in made
-        if parents[each.cause.id] is None
+        if parents[each.cause.id] is None and not each.cause.only_with
     ]
 
 
@@ -299,7 +346,8 @@ def finding(scene: Scene, by_subject: Mapping[str, Match]) -> Finding:
 
 def _gathered(evidence: Sequence[Sequence[Quote]]) -> list[Quote]:
     """The first line of each subject, then the second of each, and so on."""
-    turns = (each[turn] for turn in range(_EVIDENCE_OF_SUBJECT) for each in evidence if turn < len(each))
+    longest = max(map(len, evidence))
+    turns = (each[turn] for turn in range(longest) for each in evidence if turn < len(each))
     return list(dict.fromkeys(turns))[:MAX_EVIDENCE]
 
 

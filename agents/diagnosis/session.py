@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -12,6 +12,7 @@ from langsmith import tracing_context
 
 from agents.diagnosis.graph import DiagnosisGraph, build_graph
 from agents.diagnosis.outcome import repeated
+from agents.diagnosis.rules import with_signs
 from agents.diagnosis.state import (
     FINISHED,
     Context,
@@ -62,6 +63,7 @@ class DiagnosisSession:
         draining: Callable[[], bool],
     ) -> DiagnosisOutcome:
         """Diagnose; raises `AgentDrained` when it stopped because `draining` asked for it."""
+        run = replace(run, summary=with_signs(run.summary))
         saver = self._open_saver(run.epoch)
         narrator = _Narrator(run, on_state, self._clock)
         restarted = False
@@ -81,6 +83,7 @@ class DiagnosisSession:
 
     async def reuse(self, run: DiagnosisRun, batch_id: str, earlier: Diagnosis) -> Diagnosis | None:
         """The diagnosis of an equal case said of this batch, with evidence of this batch's own."""
+        run = replace(run, summary=with_signs(run.summary))
         return await repeated(run, self._context(run, _nothing).check, batch_id, earlier)
 
     async def _advance(

@@ -1,10 +1,11 @@
 """Files by key, written as streams of parts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError, GenericError
@@ -12,7 +13,12 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from domain.errors import NotFound, ObjectStoreUnavailable
 
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
 PART_BYTES = 5 * 1024 * 1024
+#: of one object, in memory: the library's 12 are 60 MiB for each of a hundred uploads
+PARTS_AT_ONCE = 3
 
 
 class ObjectStoreFiles:
@@ -35,13 +41,31 @@ class ObjectStoreFiles:
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """Store a stream in parts with constant memory; an error on the way leaves no object."""
         with _translated(key):
-            await obstore.put_async(self._store, key, chunks, chunk_size=PART_BYTES, use_multipart=True)
+            await obstore.put_async(
+                self._store,
+                key,
+                chunks,
+                chunk_size=PART_BYTES,
+                use_multipart=True,
+                max_concurrency=PARTS_AT_ONCE,
+            )
 
     async def read(self, key: str) -> bytes:
         """The whole object; raises `NotFound`."""
         with _translated(key):
             result = await obstore.get_async(self._store, key)
             return bytes(await result.bytes_async())
+
+    async def stream(self, key: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """The object from a byte on, in parts with constant memory; raises `NotFound` at the first."""
+        with _translated(key):
+            # stores refuse a range that begins at the end or after it
+            if offset and offset >= (await obstore.head_async(self._store, key))["size"]:
+                return
+            options: GetOptions = {"range": {"offset": offset}} if offset else {}
+            result = await obstore.get_async(self._store, key, options=options)
+            async for part in result.stream(min_chunk_size=PART_BYTES):
+                yield bytes(part)
 
     async def rename(self, source: str, target: str) -> None:
         """Move an object; the target is overwritten."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from db.postgres.pool import Connection, Postgres
-from db.postgres.reports import COUNTS_SQL, SETTLING_SQL, moment_text, timing
+from db.postgres.reports import COUNTS_SQL, COST_COLUMNS, moment_text, timing
 from domain.batch import Counts
 from domain.errors import NotFound
 
@@ -14,7 +14,7 @@ FILE_LIMIT = 1_000
 BATCH_SQL = f"""
 SELECT b.id, b.tenant_id, b.name, b.status, b.kind, b.model, b.generation, b.created_at, b.updated_at, b.vehicle_id,
        b.vin, b.baseline, b.failure_code, s.document AS summary, d.document AS diagnosis, d.recorded_at,
-       {SETTLING_SQL}
+       {COST_COLUMNS}
 FROM batches b
 LEFT JOIN log_summaries s ON (s.batch_id, s.generation) = (b.id, b.generation)
 LEFT JOIN ai_diagnoses d ON (d.batch_id, d.generation) = (b.id, b.generation) AND d.recorded_at IS NOT NULL

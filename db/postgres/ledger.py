@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from psycopg.rows import DictRow
 
-from db.postgres.ledger_copy import json_of
+from db.postgres.ledger_rows import json_of
 from db.postgres.pool import Connection, Postgres
 from domain.book import AccountRow, Accounts, Book, HoldRow, Sweep
 from domain.completion import CompletionReply, Fence, FinishReason, Payer, Usage
@@ -76,24 +76,6 @@ FENCES_SQL = """
 SELECT thread_id, epoch FROM agent_threads WHERE thread_id = ANY(%s::text[]) ORDER BY thread_id FOR SHARE
 """
 KNOWN_EVENTS_SQL = "SELECT * FROM ledger_events WHERE event_id = ANY(%s::uuid[])"
-WRITE_ACCOUNTS_SQL = """
-UPDATE ledger_accounts a
-SET held_nanodollars = w.held, spent_nanodollars = w.spent, requests = w.requests, tokens = w.tokens,
-    version = a.version + 1, updated_at = now()
-FROM unnest(%(tenants)s::text[], %(scopes)s::text[], %(subjects)s::text[], %(held)s::bigint[], %(spent)s::bigint[],
-            %(requests)s::bigint[], %(tokens)s::bigint[])
-    AS w (tenant_id, scope, subject, held, spent, requests, tokens)
-WHERE (a.tenant_id, a.scope, a.subject) = (w.tenant_id, w.scope, w.subject)
-"""
-WRITE_HOLDS_SQL = """
-UPDATE ledger_holds h
-SET state = w.state, open_nanodollars = w.open, charged_nanodollars = w.charged, doubt_rule = w.doubt_rule,
-    token = w.token, journaled = w.journaled, due_at = w.due_at, updated_at = %(now)s
-FROM unnest(%(calls)s::uuid[], %(attempts)s::integer[], %(states)s::text[], %(open)s::bigint[], %(charged)s::bigint[],
-            %(rules)s::text[], %(tokens)s::text[], %(journaled)s::boolean[], %(due)s::timestamptz[])
-    AS w (call_id, attempt, state, open, charged, doubt_rule, token, journaled, due_at)
-WHERE h.call_id = w.call_id AND h.attempt = w.attempt
-"""
 
 
 # --- readers ---------------------------------------------------------------------------------------------
@@ -600,34 +582,6 @@ def event_of(row: DictRow) -> LedgerEvent:
         timing=Timing(row["ttft_ms"], row["total_ms"]),
         reference=row["reference"],
     )
-
-
-def changes_of(rows: Iterable[HoldRow], now: datetime) -> dict[str, Any]:
-    """Changed holds as the arrays that `WRITE_HOLDS_SQL` takes."""
-    listed = list(rows)
-    return {
-        "now": now,
-        "calls": [row.call_id for row in listed],
-        "attempts": [row.attempt for row in listed],
-        "states": [row.state.value for row in listed],
-        "open": [row.open for row in listed],
-        "charged": [row.charged for row in listed],
-        "rules": [row.doubt_rule.value for row in listed],
-        "tokens": [row.token for row in listed],
-        "journaled": [row.journaled for row in listed],
-        "due": [row.due_at for row in listed],
-    }
-
-
-def amounts_of(accounts: Mapping[Account, AccountRow]) -> dict[str, Any]:
-    """Accounts with their amounts as the arrays that `WRITE_ACCOUNTS_SQL` takes."""
-    rows = [accounts[account] for account in sorted(accounts)]
-    return columns_of(accounts) | {
-        "held": [row.held for row in rows],
-        "spent": [row.spent for row in rows],
-        "requests": [row.requests for row in rows],
-        "tokens": [row.tokens for row in rows],
-    }
 
 
 def _money(amount: int | None) -> Money | None:

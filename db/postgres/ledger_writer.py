@@ -24,8 +24,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import dict_row
 
 from db.postgres import ledger as tables
-from db.postgres import ledger_copy as lines
-from db.postgres.ledger_copy import copy
+from db.postgres import ledger_rows as rows
 from db.postgres.pool import APPLICATION_ROLE, Connection, is_transient
 from domain.book import (
     Adjust,
@@ -632,19 +631,21 @@ def _decided(command: Command, book: Book) -> Any:
 
 
 async def _store(connection: Connection, book: Book) -> None:
-    """Write everything that was decided in multi-row statements, and commit."""
+    """Write everything that was decided, and commit, in one round trip."""
     now = book.now
-    await copy(connection, lines.COPY_EVENTS, map(lines.event_line, book.events))
-    await copy(connection, lines.COPY_HOLDS, [lines.hold_line(each, now) for each in book.new_holds])
-    await copy(connection, lines.COPY_FACTS, [lines.fact_line(each, now) for each in book.facts])
-    await copy(connection, lines.COPY_JOURNAL, map(lines.journal_line, book.journaled))
     async with connection.pipeline():
-        if book.changed_holds:
-            changes = tables.changes_of(book.changed_holds, now)
-            await connection.execute(tables.WRITE_HOLDS_SQL, changes)
-        if book.changed_accounts:
-            amounts = tables.amounts_of({each: book.accounts[each] for each in book.changed_accounts})
-            await connection.execute(tables.WRITE_ACCOUNTS_SQL, amounts)
+        for statement, decided in (
+            (rows.INSERT_EVENTS_SQL, map(rows.event_row, book.events)),
+            (rows.INSERT_HOLDS_SQL, (rows.hold_row(each, now) for each in book.new_holds)),
+            (rows.INSERT_FACTS_SQL, (rows.fact_row(each, now) for each in book.facts)),
+            (rows.INSERT_JOURNAL_SQL, map(rows.journal_row, book.journaled)),
+            (rows.CHANGE_HOLDS_SQL, (rows.hold_change(each, now) for each in book.changed_holds)),
+            (
+                rows.CHANGE_ACCOUNTS_SQL,
+                (rows.amounts(each, book.accounts[each]) for each in book.changed_accounts),
+            ),
+        ):
+            await rows.write(connection, statement, decided)
         await connection.execute("COMMIT")
 
 

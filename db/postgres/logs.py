@@ -1,6 +1,7 @@
 """Logs: their way from queued to parsed, and the summaries of gathered batches."""
 
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -29,7 +30,9 @@ INSERT INTO progress_events (batch_id, file_id, event_type, data)
 SELECT batch_id, id, 'StatusChanged', jsonb_build_object('machine', 'file', 'from', state, 'to', 'running')
 FROM before WHERE state <> 'running'
 """
-QUEUED_LOG_SQL = "SELECT name, object_key, size_bytes, state FROM files WHERE id = %s AND generation = %s"
+QUEUED_LOG_SQL = """
+SELECT name, object_key, size_bytes, created_at, state FROM files WHERE id = %s AND generation = %s
+"""
 KEPT_LOG_SQL = "SELECT generation, parsed_sha256 FROM logs WHERE id = %s"
 RECORD_LOG_SQL = """
 INSERT INTO logs (id, batch_id, generation, format, parser, parsed_key, parsed_sha256, expanded_bytes, lines,
@@ -94,7 +97,13 @@ class PostgresLogs:
             row = await cursor.fetchone()
         if row is None:
             raise NotFound(f"There is no file {start.file_id} of generation {start.generation}.")
-        return QueuedLog(row["name"], row["object_key"], row["size_bytes"], FileState(row["state"]))
+        return QueuedLog(
+            name=row["name"],
+            object_key=row["object_key"],
+            size_bytes=row["size_bytes"],
+            written_at=row["created_at"].astimezone(UTC).isoformat(),
+            state=FileState(row["state"]),
+        )
 
     async def record(self, file_id: str, generation: int, kept: KeptLog, parsed: ParsedLog) -> None:
         """The log's figures, its final state and its event, in one transaction.

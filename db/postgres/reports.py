@@ -24,7 +24,7 @@ URGENT = ("suspected_injection", "quote_not_in_answer", "cannot_assess")
 BINS = 10
 
 #: what a batch has cost, in any kind's report
-SETTLING_SQL = """
+COST_COLUMNS = """
        (SELECT spent_nanodollars FROM ledger_accounts
         WHERE (tenant_id, scope, subject) = (b.tenant_id, 'batch', b.id::text)) AS spent_nanodollars,
        (SELECT sum(open_nanodollars)::bigint FROM ledger_holds
@@ -32,7 +32,7 @@ SETTLING_SQL = """
 """
 BATCH_SQL = f"""
 SELECT b.id, b.tenant_id, b.name, b.status, b.kind, b.model, b.generation, b.total_files, b.created_at, b.updated_at,
-       b.exam_id, b.rubric_version, e.title, e.language, {SETTLING_SQL}
+       b.exam_id, b.rubric_version, e.title, e.language, {COST_COLUMNS}
 FROM batches b LEFT JOIN exams e ON e.id = b.exam_id WHERE b.id = %s AND b.tenant_id = %s
 """
 COUNTS_SQL = "SELECT state, count(*) AS files FROM files WHERE batch_id = %s GROUP BY state"

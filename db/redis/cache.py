@@ -129,6 +129,17 @@ class RedisReportCache:
             return None
         return None if text is None else json.loads(text)
 
+    async def newest_mark(self, batch_id: str) -> str | None:
+        """The mark that is valid now; `None` where none is, or Redis is gone.
+
+        A copy of a report that was read after its mark is as new as the cached one for as long as this is it.
+        """
+        try:
+            mark: str | None = await self._link.ask("GET", report_mark_key(batch_id))
+        except GONE_OR_REFUSED:
+            return None
+        return mark
+
     async def mark(self, batch_id: str) -> str | None:
         """What a report is written with that is read from now on; `None` when Redis is gone."""
         key, mark = report_mark_key(batch_id), secrets.token_hex(_MARK_BYTES)

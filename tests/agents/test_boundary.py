@@ -67,7 +67,9 @@ class World:
         self.looks += 1
         for _ in range(self.arrivals.pop(0) if self.arrivals else 0):
             number = len(self.happened)
-            self.happened.append(HeardEvent(f"event-{number:03}", "weather", '{"rain": true}', f"{number:03}"))
+            self.happened.append(
+                HeardEvent(f"event-{number:03}", "weather", '{"rain": true}', f"{number:03}")
+            )
         if self.looks in self.silent:
             raise PostgresUnavailable("Nobody answers.")
         self.told = [each.event_id for each in self.happened]

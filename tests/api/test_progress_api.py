@@ -1,10 +1,19 @@
 """Progress over HTTP: a snapshot, then every numbered event once, then the end."""
 
+import asyncio
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 import pytest
+
+from api.watching import End, Message, follow, watch_batch
+from db.redis.diagnosis_texts import RedisDiagnosisTexts
+from domain.batch import ProgressEvent
+from domain.diagnosis import DiagnosisDelta
+from runtime.resources import Resources
+from runtime.server import services
 
 # the relay beside the workers numbers the events
 pytestmark = pytest.mark.usefixtures("workers")
@@ -65,3 +74,35 @@ async def test_the_events_of_a_batch_that_is_not_there_are_not_found(api: httpx.
     answer = await api.get("/v1/batches/0197c1de-1111-7000-8000-000000000000/events")
 
     assert answer.status_code == 404
+
+
+async def test_a_diagnosis_is_heard_while_it_is_written_and_never_again(
+    api: httpx.AsyncClient, session_resources: Resources
+) -> None:
+    made = services(session_resources)
+    batch_id = (await api.post("/v1/batches", json={"kind": "diagnosis"})).json()["batch_id"]
+    watch = await watch_batch(made, "local", batch_id)
+    texts = RedisDiagnosisTexts(session_resources.redis)
+    found: list[Message] = []
+    async with asyncio.timeout(30), aclosing(follow(made, watch, 0)) as messages:
+        async for message in messages:
+            found.append(message)
+            if isinstance(message, ProgressEvent) and message.event_type == "BatchCreated":
+                speaking = asyncio.create_task(_speak(texts, batch_id))
+            if isinstance(message, DiagnosisDelta):
+                speaking.cancel()
+                await api.post(f"/v1/batches/{batch_id}/cancel")
+    numbers = [each.number for each in found if isinstance(each, ProgressEvent)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert isinstance(found[-1], End)
+    assert {each.text for each in found if isinstance(each, DiagnosisDelta)} == {"The slot. "}
+    again = await api.get(f"/v1/batches/{batch_id}/events", params={"after": 0}, timeout=30)
+    assert "diagnosis.delta" not in again.text
+
+
+async def _speak(texts: RedisDiagnosisTexts, batch_id: str) -> None:
+    """Again and again, as nobody knows when a listener begins."""
+    while True:
+        async with texts.publishing(batch_id) as say:
+            say("The slot. ")
+        await asyncio.sleep(0.05)

@@ -216,9 +216,9 @@ async def test_a_zombie_cannot_end_the_turn_of_another_one(
 
 
 async def test_a_renewed_turn_outlives_its_lease(conversations: PostgresConversations, tenant: str) -> None:
-    turn = await taken(conversations, tenant, lease_seconds=0.2)
+    turn = await taken(conversations, tenant, lease_seconds=1)
     assert await conversations.renew(tenant, turn, lease_seconds=60)
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(1.1)
 
     with pytest.raises(ConversationBusy):
         await taken(conversations, tenant)

@@ -254,7 +254,7 @@ from domain.gateway import RateLimit
 async def main(url, tenant):
     limits = RedisRateLimits(RedisLink.to(url, max_connections=2, timeout_seconds=5))
     for _ in range(2):
-        await limits.acquire(tenant, [RateLimit("key/k", "calls", 2)], tokens=0, lease_seconds=0.8)
+        await limits.acquire(tenant, [RateLimit("key/k", "calls", 2)], tokens=0, lease_seconds=2.5)
     print("held", flush=True)
     await asyncio.sleep(60)
 
@@ -276,7 +276,7 @@ async def test_places_of_a_killed_process_are_free_again_at_the_end_of_their_lea
     with pytest.raises(RateLimited) as refused:
         await take(limits, fresh, CALLS)
     assert refused.value.retry_after_seconds is not None
-    assert 0 < refused.value.retry_after_seconds <= 0.8
+    assert 0 < refused.value.retry_after_seconds <= 2.5
     await asyncio.sleep(refused.value.retry_after_seconds + 0.01)
     await take(limits, fresh, CALLS)
 

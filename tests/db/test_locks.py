@@ -158,10 +158,10 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
     fresh: str,
     redis_there: bool,
 ) -> None:
-    locks = locks_over(redis if redis_there else nowhere, postgres, session_database_url, lease_seconds=0.3)
+    locks = locks_over(redis if redis_there else nowhere, postgres, session_database_url, lease_seconds=1.0)
     async with locks.held("test", fresh) as lease:
         with pytest.raises(LockTimeout):
-            await in_time(locks, fresh, wait_seconds=0.8)
+            await in_time(locks, fresh, wait_seconds=1.5)
         lease.check()
 
 

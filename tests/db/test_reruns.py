@@ -87,6 +87,16 @@ async def test_a_fork_copies_what_led_to_its_checkpoint_and_nothing_more(postgre
     assert newest is not None
     assert newest.checkpoint["channel_values"]["results"] == {"q1": 1}
     assert newest.pending_writes == []
+    thread = await postgres.row(
+        "SELECT forked_thread_id, forked_checkpoint_id FROM agent_threads WHERE thread_id = %s",
+        [start.thread_id],
+    )
+    assert thread == {"forked_thread_id": file.thread_id, "forked_checkpoint_id": ids[1]}
+    listed = {
+        each.thread_id: each.forked_thread_id
+        for each in await PostgresThreadHistory(postgres).checkpoints(file.file_id)
+    }
+    assert listed == {start.thread_id: file.thread_id, file.thread_id: None}
     # the next attempt finds the thread begun, and what it has saved since is not touched
     await postgres.run(
         "DELETE FROM checkpoints WHERE checkpoint_id = %s AND thread_id = %s", [ids[0], start.thread_id]

@@ -6,10 +6,14 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.diagnosis.nodes import ATTEMPTS_PER_VISIT
+from agents.diagnosis.rendering import BYTES_PER_TOKEN
+from agents.diagnosis.state import Limits
 from domain.estimates import (
     MIN_CALLS,
     FileSize,
     estimate_batch,
+    estimate_diagnosis,
     hundredths_of,
     most_tokens_in,
     tokens_factor,
@@ -68,3 +72,19 @@ def test_closed_questions_ask_no_model_and_cost_nothing() -> None:
     estimate = estimate_batch(exam, [FileSize("a.txt", 2_000)], "openai:small", PRICES, Fraction(1))
     assert estimate.most.calls == 0
     assert estimate.most.cost == estimate.likely.cost == 0
+
+
+def test_a_diagnosis_costs_at_most_what_its_agent_may_ask_however_large_the_logs_are() -> None:
+    limits = Limits()
+    large, huge = (
+        estimate_diagnosis([FileSize("a.log", size)], "openai:small", PRICES, Fraction(1))
+        for size in (10**8, 10**12)
+    )
+    assert large == huge
+    small = estimate_diagnosis([FileSize("a.log", 100)], "openai:small", PRICES, Fraction(1))
+    assert 0 < small.likely.cost < large.likely.cost < large.most.cost
+    # a conclusion whose evidence is not there is asked for once more
+    calls = ATTEMPTS_PER_VISIT * (limits.segments + limits.investigations + 2)
+    assert large.most.calls >= calls
+    assert large.most.tokens_in >= calls * limits.prompt_tokens * BYTES_PER_TOKEN
+    assert large.most.tokens_out >= calls * limits.reply_tokens

@@ -301,9 +301,9 @@ async def test_a_busy_conversation_is_waited_for_or_refused_as_the_chat_says(ten
 
 
 async def test_a_turn_lasts_as_long_as_its_call_and_no_longer_than_its_process(tenant: Tenant) -> None:
-    step, slow = tenant.step(lease_seconds=0.6), tenant.context(user("One?"))
+    step, slow = tenant.step(lease_seconds=1.5), tenant.context(user("One?"))
     slow = replace(slow, conversation=await step.load(slow))
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(1.7)
 
     with pytest.raises(ConversationBusy):
         await step.load(tenant.context(user("Two?"), when_busy="refuse"))

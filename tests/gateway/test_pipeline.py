@@ -173,8 +173,8 @@ async def test_a_call_elsewhere_is_looked_for_ever_more_seldom_and_never_past_it
     until = datetime.now(UTC) + timedelta(seconds=0.7)
     for _ in range(5):
         await line.wait(UnderwayElsewhere("key", until))
-    assert looks[0] == pytest.approx(0.1, abs=0.05)
-    assert looks[1] == pytest.approx(0.2, abs=0.05)
+    # a busy machine looks at its clock late
+    assert 0 < looks[0] <= 0.1 < looks[1] <= 0.2
     assert max(looks) <= 0.7
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.api.history.v1 import HistoryEvent as Event
@@ -48,6 +49,7 @@ class Case:
 CASES = st.builds(Case, st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
 
 
+@pytest.mark.timeout(600)
 async def test_a_batch_never_runs_more_children_than_it_may(
     resources: Resources, example: Callable[[], None]
 ) -> None:

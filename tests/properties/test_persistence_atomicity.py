@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from db.postgres.grading import PostgresAssessments
 from db.postgres.pool import Postgres
-from domain.errors import AssayError, PostgresUnavailable, SagaStepRefused
+from domain.errors import AssayError, EpochSuperseded, PostgresUnavailable, SagaStepRefused
 from domain.exam import Exam
 from tests.db.stage import (
     RunningFile,
@@ -253,3 +253,12 @@ async def test_two_records_at_once_write_once(bench: Bench) -> None:
     first, second = await asyncio.gather(bench.record(file), bench.record(file))
     assert first == second
     assert await bench.written(file) == EVERYTHING
+
+
+async def test_a_run_that_another_one_has_followed_erases_nothing(bench: Bench) -> None:
+    file = await proposed_file(bench.postgres, bench.exam)
+    await bench.record(file)
+    before = await bench.written(file)
+    with pytest.raises(EpochSuperseded):
+        await bench.assessments.erase(file.file_id, 1, "the run before the reset", "a straggler")
+    assert await bench.written(file) == before

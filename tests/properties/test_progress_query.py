@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
+import pytest
 from hypothesis import strategies as st
 
 from domain.batch import AgentState, Batch, Progress
@@ -47,6 +48,7 @@ CASES = st.builds(Case, st.sampled_from([True, True, True, False]), st.booleans(
 LIMITS = st.integers(1, FILES)
 
 
+@pytest.mark.timeout(600)
 async def test_progress_is_answered_while_running_and_after_the_end(
     resources: Resources, example: Callable[[], None]
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import pytest
 from hypothesis import strategies as st
 
 from domain.batch import StoredFile
@@ -125,6 +126,7 @@ def _cases() -> st.SearchStrategy[Case]:
     return st.builds(Case, st.integers(0, QUESTIONS), damages) | in_writes
 
 
+@pytest.mark.timeout(600)
 async def test_a_valid_checkpoint_resumes_and_any_other_starts_afresh(
     resources: Resources, example: Callable[[], None]
 ) -> None:

@@ -111,6 +111,7 @@ class Attempt:
             scissors.countdown = None
 
 
+@pytest.mark.timeout(600)
 async def test_a_call_is_committed_once_wherever_its_attempts_die(
     session_database_url: str, postgres: Postgres, example: Callable[[], None]
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import pytest
 from hypothesis import strategies as st
 
 from db.redis.progress import RedisStatePublisher
@@ -65,6 +66,7 @@ CASES = st.builds(
 )
 
 
+@pytest.mark.timeout(600)
 async def test_the_query_the_thread_and_the_live_state_are_one_at_every_quiet_moment(
     resources: Resources, example: Callable[[], None]
 ) -> None:

@@ -7,10 +7,15 @@ from typing import Any
 from temporalio.client import WorkflowHandle
 
 from domain.batch import Batch
-from domain.identity import window_workflow_id
+from domain.errors import BudgetExhausted, ModelRefused
+from domain.identity import override_workflow_id, window_workflow_id
+from domain.overrides import Override
+from domain.states import BatchState
 from runtime.resources import Resources
 from runtime.server import services
 from tests.builders import a_submission, open_batch
+from tests.db.stage import until
+from tests.workflows import log_plant as logs
 from tests.workflows.plant import (
     RefusingCache,
     WatchedModel,
@@ -29,6 +34,7 @@ from tests.workflows.plant import (
     start,
     with_worker_settings,
 )
+from tests.workflows.test_overrides import StubbornCache
 from tests.workflows.test_pauses import MeteredModel, is_paused, raise_limit
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -164,3 +170,76 @@ async def test_record_a_batch_that_runs_again(resources: Resources) -> None:
         await save("batch-rerun", handle_of(resources, again))
         window_id = window_workflow_id(batch.id, again.generation, 0)
         await save("window-rerun", resources.temporal.get_workflow_handle(window_id))
+
+
+async def test_record_a_batch_of_logs(resources: Resources) -> None:
+    files = {"a.log": logs.HEALTHY, "b.log": logs.BROKEN, "c.log": logs.UNREADABLE}
+    batch = await logs.open_logs(resources, files)
+    workers = logs.parsing(resources), logs.diagnosing(resources)
+    async with running(orchestration(resources), *workers):
+        await start(resources, batch)
+        await all_ended(resources, batch)
+        await save("logs-partial", handle_of(resources, batch))
+        await save("window-of-logs", window_of(resources, batch, 0))
+        await save("diagnosis-completed", logs.diagnosis_of(resources, batch))
+        parsed, _, broken = await files_of(resources, batch)
+        await save("log-completed", logs.log_of(resources, parsed))
+        await save("log-failed", logs.log_of(resources, broken))
+
+
+async def test_record_a_diagnosis_that_pauses_and_then_fails(resources: Resources) -> None:
+    batch = await logs.open_logs(resources, {"a.log": logs.HEALTHY})
+    refusals = [BudgetExhausted("Too much.", scope="batch", missing_nanodollars=5), ModelRefused("No.")]
+    diagnoser = logs.PlainDiagnoser(resources, refusals=[*refusals])
+    workers = logs.parsing(resources), logs.diagnosing(resources, diagnoser)
+    async with running(orchestration(resources), *workers):
+        await start(resources, batch)
+        await logs.is_in(resources, batch, BatchState.PAUSED)
+        await raise_limit(resources, batch, 4)
+        await all_ended(resources, batch)
+        await save("logs-paused", handle_of(resources, batch))
+        await save("diagnosis-paused", logs.diagnosis_of(resources, batch))
+
+
+async def test_record_logs_that_are_cancelled(resources: Resources) -> None:
+    parser = logs.LineParser(resources, logs.Gate(holds=lambda _: True))
+    diagnoser = logs.PlainDiagnoser(resources, logs.Gate(holds=lambda _: True))
+    parsed = await logs.open_logs(resources, {"a.log": logs.HEALTHY})
+    async with running(orchestration(resources), logs.diagnosing(resources, diagnoser)):
+        async with running(logs.parsing(resources)):
+            await start(resources, parsed)
+            await diagnoser.gate.is_holding(1)
+        async with running(logs.parsing(resources, parser)):
+            waiting = await logs.open_logs(resources, {"a.log": logs.HEALTHY})
+            await start(resources, waiting)
+            await parser.gate.is_holding(1)
+            for each in (parsed, waiting):
+                await services(resources).orchestrator.cancel_batch(each)
+            await all_ended(resources, parsed, waiting)
+        await save("logs-cancelled", handle_of(resources, parsed))
+        await save("diagnosis-cancelled", logs.diagnosis_of(resources, parsed))
+        await save("log-cancelled", logs.log_of(resources, (await files_of(resources, waiting))[0]))
+
+
+async def test_record_overrides_of_which_one_is_undone(resources: Resources) -> None:
+    batch = await open_batch(resources, {"a.json": a_submission()})
+    (file,) = await files_of(resources, batch)
+    async with running(orchestration(resources, StubbornCache), cognition(resources, WatchedModel())):
+        await start(resources, batch)
+        await all_ended(resources, batch)
+        for name in ("completed", "compensated"):
+            StubbornCache.refusing = name == "compensated"
+            override = Override(name, "local", batch.id, file.id, "q2", "So.", "a key", {"c1": 0.5})
+            await services(resources).orchestrator.start_override(override)
+            handle = resources.temporal.get_workflow_handle(override_workflow_id(file.id, name))
+            if StubbornCache.refusing:
+                await until(lambda: _waits(resources, file.id), within_seconds=20)
+                StubbornCache.stubborn = False
+                await services(resources).orchestrator.retry_file(handle.id)
+            await handle.result()
+            await save(f"override-{name}", handle)
+
+
+async def _waits(resources: Resources, submission_id: str) -> bool:
+    known = await services(resources).overrides.list_of_submission("local", submission_id)
+    return known[0].status == "needs_intervention"

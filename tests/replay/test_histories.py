@@ -14,10 +14,11 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from temporalio.workflow import NondeterminismError
 
 from workflows.batch import BatchWorkflow, WindowWorkflow
+from workflows.diagnosis import DiagnosisWorkflow, LogWorkflow
 from workflows.grading import GradingWorkflow
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
-WORKFLOWS = [BatchWorkflow, WindowWorkflow, GradingWorkflow]
+WORKFLOWS = [BatchWorkflow, WindowWorkflow, GradingWorkflow, OverrideWorkflow, LogWorkflow, DiagnosisWorkflow]
 MACHINE_PATH = re.compile(r"(?<![\w.])/(tmp|home|root|work|usr|opt|var|Users)/|[A-Z]:\\\\")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,9 +69,12 @@ def rows(url: str, query: str, *parameters: Any) -> list[Row]:
 
 
 class SecondWorker:
-    """A worker for agents beside the installation's own; killed, it is started again."""
+    """A worker for agents, or another program, beside the installation's; killed, it is started again."""
 
-    def __init__(self, up: Up, **settings: str) -> None:
+    def __init__(
+        self, up: Up, program: Sequence[str] = ("tests.river.mortal_worker",), **settings: str
+    ) -> None:
+        self._program = program
         addresses = up.addresses
         self._variables = environment(
             up.folder,
@@ -87,7 +90,7 @@ class SecondWorker:
     def _started(self) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.river.mortal_worker"],
+                [sys.executable, "-m", *self._program],
                 cwd=ROOT,
                 env=self._variables,
                 stdin=subprocess.DEVNULL,

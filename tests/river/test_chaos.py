@@ -34,7 +34,7 @@ def seed() -> int:
 @pytest.mark.parametrize(
     ("files", "latency_seconds", "max_concurrent", "rounds"),
     [
-        pytest.param(40, 0.3, 8, 3, marks=pytest.mark.prove, id="short"),
+        pytest.param(40, 0.3, 8, 3, marks=[pytest.mark.prove, pytest.mark.timeout(600)], id="short"),
         pytest.param(200, 1.0, 10, 30, marks=[pytest.mark.long, pytest.mark.timeout(1200)], id="long"),
     ],
 )

@@ -39,6 +39,7 @@ def assert_works(up: Up) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_killed_at_ten_moments_of_its_start_it_leaves_no_orphan_and_starts_again(tmp_path: Path) -> None:
     began = time.monotonic()
     with Up(tmp_path / "data-0"):

@@ -129,7 +129,7 @@ def measure_start(folder: Path, owners: list[Owner]) -> float:
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_killed_at_ten_moments_of_its_first_start_it_leaves_no_orphan_and_starts_again(
     tmp_path: Path, owners: list[Owner]
 ) -> None:
@@ -147,7 +147,7 @@ async def test_killed_at_ten_moments_of_its_first_start_it_leaves_no_orphan_and_
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_killed_at_ten_moments_of_later_starts_the_folder_survives(
     tmp_path: Path, owners: list[Owner]
 ) -> None:

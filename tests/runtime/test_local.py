@@ -7,7 +7,7 @@ import pytest
 from runtime.embedded import StackError
 from runtime.local import local_installation, local_key, running_installation
 from runtime.settings import ApiSettings, PostgresSettings, Settings
-from tests.river.installation import Up
+from tests.river.installation import START_SECONDS, Up
 
 
 def test_nothing_runs_in_a_folder_that_is_new_damaged_or_of_another_version(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_program_that_cannot_start_is_named_with_its_last_words_and_nothing_st
     (tmp_path / "script.yaml").write_text("latency: 3\n")
     victim = Up(tmp_path / "data", ASSAY_MODELS__SCRIPT=str(tmp_path / "script.yaml"))
     try:
-        assert victim.process.wait(40) == 3
+        assert victim.process.wait(START_SECONDS) == 3
         said = victim.output.read_text()
         # both load the script; whichever was seen first is named
         assert any(f"{each} ended at its start" in said for each in ("api", "worker-cognition"))

@@ -1,4 +1,4 @@
-"""Logs for the plant: small but real workers of the queue `parsing` and of diagnoses, which can be held and asked.
+"""Logs for the plant: small but real workers of parsing and of diagnoses, which can be held and asked.
 
 `LineParser` serves the contract of the queue as a foreign worker would, `PlainDiagnoser` proposes what the
 summary says; both are what they are named, and no stand-ins that answer from a list.
@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 from activities.diagnose import DiagnoseInput, DiagnoseResult
 from activities.failures import FailureInterceptor
 from activities.parse import ParseInput, ParseResult
+from db.postgres.batches import PostgresBatches
 from db.postgres.diagnoses import PostgresDiagnoses, PostgresDiagnosisThreads
 from db.postgres.logs import PostgresSummaries
 from domain.batch import AgentState, Batch, BatchKind, BatchOpening, StoredFile
@@ -28,9 +29,12 @@ from domain.documents import encode
 from domain.errors import AssayError, EpochSuperseded, UnreadableLog
 from domain.identity import diagnosis_workflow_id, file_workflow_id
 from domain.logs import Level, LogFormat, ParsedLog, Quote, TemplateCount
+from domain.states import BatchState
 from runtime.resources import Resources
 from runtime.server import services
 from tests.builders import add_file
+from tests.db.stage import until
+from tests.workflows.plant import handle_of
 from workflows.diagnosis import DiagnosisWorkflow, LogWorkflow
 
 HEALTHY = b"".join(b"2026-01-02T03:04:%02dZ INFO boot step %d done\n" % (n, n) for n in range(20))
@@ -91,18 +95,16 @@ class LineParser:
     gate: Gate = field(default_factory=Gate)
 
     @activity.defn
-    async def parse_log(self, input: ParseInput) -> ParseResult:
+    async def parse_log(self, log: ParseInput) -> ParseResult:
         """Read the object, write the document."""
-        await self.gate.enter(input.name)
-        content = await self.resources.objects.read(input.object_key)
+        await self.gate.enter(log.name)
+        content = await self.resources.objects.read(log.object_key)
         if b"\0" in content:
-            raise UnreadableLog(f"{input.name}: no text.")
+            raise UnreadableLog(f"{log.name}: no text.")
         document = encode(parsed(content.decode().splitlines(), len(content)))
-        await self.resources.objects.write(input.parsed_key, _once(document))
+        await self.resources.objects.write(log.parsed_key, _once(document))
         lines = content.count(b"\n")
-        return ParseResult(
-            input.parsed_key, hashlib.sha256(document).hexdigest(), lines, lines, LogFormat.TEXT
-        )
+        return ParseResult(log.parsed_key, hashlib.sha256(document).hexdigest(), lines, lines, LogFormat.TEXT)
 
 
 def parsed(lines: list[str], size_bytes: int) -> ParsedLog:
@@ -153,16 +155,16 @@ class PlainDiagnoser:
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     @activity.defn
-    async def diagnose_batch(self, input: DiagnoseInput) -> DiagnoseResult:
+    async def diagnose_batch(self, batch: DiagnoseInput) -> DiagnoseResult:
         """Begin the epoch, read the summary, propose."""
         info = activity.info()
         thread_id = info.workflow_run_id or ""
         start = DiagnosisStart(
-            batch_id=input.batch_id,
-            generation=input.generation,
+            batch_id=batch.batch_id,
+            generation=batch.generation,
             thread_id=thread_id,
             workflow_id=info.workflow_id or "",
-            first_execution_run_id=input.first_execution_run_id,
+            first_execution_run_id=batch.first_execution_run_id,
             scheduled_at=info.current_attempt_scheduled_time,
         )
         epoch = await PostgresDiagnosisThreads(self.resources.postgres).begin(start)
@@ -172,7 +174,7 @@ class PlainDiagnoser:
         await self.gate.enter("diagnosis")
         if self.refusals:
             raise self.refusals.pop(0)
-        summary = await PostgresSummaries(self.resources.postgres).read(input.batch_id, input.generation)
+        summary = await PostgresSummaries(self.resources.postgres).read(batch.batch_id, batch.generation)
         grave = summary.levels.get(Level.ERROR, 0)
         diagnosis = Diagnosis(
             verdict=Verdict.INSUFFICIENT_EVIDENCE if grave else Verdict.UNREMARKABLE,
@@ -183,8 +185,9 @@ class PlainDiagnoser:
             rule_based=True,
         )
         store = PostgresDiagnoses(self.resources.postgres)
-        await store.propose(input.batch_id, input.generation, thread_id, epoch, diagnosis)
-        return DiagnoseResult(AgentState(thread_id, stage="done", percentage=100.0), verdict=diagnosis.verdict)
+        await store.propose(batch.batch_id, batch.generation, thread_id, epoch, diagnosis)
+        state = AgentState(thread_id, stage="done", percentage=100.0)
+        return DiagnoseResult(state, verdict=diagnosis.verdict)
 
 
 def parsing(resources: Resources, parser: LineParser | None = None) -> Worker:
@@ -221,3 +224,13 @@ def diagnosis_of(resources: Resources, batch: Batch) -> WorkflowHandle[Diagnosis
     return resources.temporal.get_workflow_handle_for(
         DiagnosisWorkflow.run, diagnosis_workflow_id(batch.id, batch.generation)
     )
+
+
+async def is_in(resources: Resources, batch: Batch, state: BatchState) -> None:
+    """Wait until the batch, and its workflow with it, is in that state."""
+
+    async def there() -> bool:
+        stored = await PostgresBatches(resources.postgres).read("local", batch.id)
+        return stored.state is state and await handle_of(resources, batch).query("state") == state
+
+    await until(there, within_seconds=30)

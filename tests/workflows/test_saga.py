@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import runtime.worker
 from db.postgres.grading import PostgresAssessments
 from db.redis.cache import RedisResultCache
 from db.redis.connection import RedisLink
@@ -181,3 +182,29 @@ async def test_a_saga_that_has_begun_ends_before_a_cancellation_is_heeded(resour
     assert saga == {"final_status": "completed"}
     told = [data["to"] for _, kind, data in await file_events(resources, batch) if kind == "StatusChanged"]
     assert sorted(told) == ["cancelled", "cancelled", "completed", "running"]
+
+
+class UnheardAssessments(PostgresAssessments):
+    """Assessments whose last step takes effect, and is never heard to have done so."""
+
+    async def finish(self, file_id: str, generation: int) -> None:
+        """Complete the saga, and be refused all the same."""
+        await super().finish(file_id, generation)
+        raise SagaStepRefused("unheard of")
+
+
+async def test_a_saga_that_completed_unheard_of_is_the_end_and_not_undone(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.worker, "PostgresAssessments", UnheardAssessments)
+    batch = await open_batch(resources, {"a.json": a_submission()})
+    async with running(orchestration(resources), cognition(resources, WatchedModel())):
+        await start(resources, batch)
+        (ended,) = await all_ended(resources, batch)
+    assert ended.state == "completed"
+    (file,) = await files_of(resources, batch)
+    assert (file.state, file.score) == ("completed", 4.0)
+    assessments = PostgresAssessments(resources.postgres)
+    await assessments.flag_saga(file.id, 1, "a straggler")
+    (saga,) = await assessments.sagas(None, 10)
+    assert saga["final_status"] == "completed"

@@ -1,4 +1,4 @@
-"""Rows that are rendered as text, read back from Postgres as they were."""
+"""Rows that are rendered as JSON, read back from Postgres as they were."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,7 +13,7 @@ from domain.ledger import FactKind, LedgerFact, Rates, Replayed, Settlement, Tim
 from domain.money import Money
 from tests.db.purse import HeldClock, a_call, a_payer, assert_whole, held, opened_ledger
 
-#: what a line of COPY could mistake for its own signs, and what prints oddly
+#: what a text could mistake for its own signs, and what prints oddly
 HOSTILE = [
     "\\N",
     "\\.",
