@@ -9,7 +9,8 @@ import structlog
 from temporalio import activity
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
-from domain.batch import Counts
+from domain.batch import BatchKind, Counts
+from domain.diagnosis import DiagnosisReports
 from domain.errors import RedisUnavailable
 from domain.ports import Barrier, BatchRuns, ReportCache, Results
 from domain.states import BatchState
@@ -22,6 +23,7 @@ class BatchRef:
     tenant_id: str
     batch_id: str
     trace_id: str = ""
+    kind: str = BatchKind.GRADING
 
 
 @dataclass
@@ -83,6 +85,7 @@ class BatchActivities:
     barrier: Barrier
     results: Results
     reports: ReportCache
+    diagnosis_reports: DiagnosisReports
 
     @activity.defn
     async def begin_scattering(self, input: BatchRef) -> None:
@@ -122,11 +125,12 @@ class BatchActivities:
 
     @activity.defn
     async def finish_batch(self, input: BatchRef) -> str:
-        """gathered → its final state; warms the report's cache."""
+        """gathered or diagnosing → its final state; warms the report's cache."""
         state = await self.runs.finish(input.batch_id)
         try:
             mark = await self.reports.mark(input.batch_id)
-            report = await self.results.report(input.tenant_id, input.batch_id)
+            reports = self.diagnosis_reports if input.kind == BatchKind.DIAGNOSIS else self.results
+            report = await reports.report(input.tenant_id, input.batch_id)
             await self.reports.write(input.batch_id, report, mark=mark)
         except Exception as error:  # noqa: BLE001  # whatever a cache refuses, the batch has ended
             structlog.get_logger("assay.cache").error("report_refused", reason=repr(error)[:500])

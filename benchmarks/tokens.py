@@ -63,7 +63,10 @@ def lines_of(vehicle: int, count: int, *, healthy: bool) -> Iterator[str]:
     trouble = () if healthy else _TROUBLE.get(vehicle % 4, ())
     for number in range(count):
         at += timedelta(milliseconds=chance.randint(1, 400))
-        template = chance.choice(trouble) if trouble and number % 200 == 150 else chance.choice(_ORDINARY)
+        template = chance.choice(_ORDINARY)
+        if trouble and number % 200 == 150:
+            # what comes of a cause comes after it
+            template = trouble[number // 200 % len(trouble)]
         yield f"{at.isoformat(timespec='milliseconds')} {template.format(**_values(chance))}"
 
 

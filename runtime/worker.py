@@ -30,6 +30,7 @@ from activities.pauses import PauseActivities
 from activities.persist import PersistActivities
 from db.postgres.batches import PostgresBatchRuns
 from db.postgres.diagnoses import PostgresDiagnoses, PostgresDiagnosisThreads
+from db.postgres.diagnosis_reports import PostgresDiagnosisReports
 from db.postgres.exams import PostgresExams
 from db.postgres.external_events import PostgresExternalEvents, PostgresOutside
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
@@ -186,6 +187,7 @@ def orchestration_worker(resources: Resources) -> Worker:
         barrier=RedisBarrier(link),
         results=results,
         reports=RedisReportCache(link),
+        diagnosis_reports=PostgresDiagnosisReports(resources.postgres),
     )
     persist = PersistActivities(
         assessments=PostgresAssessments(resources.postgres),

@@ -159,7 +159,7 @@ class BatchWorkflow:
         """Scatter, wait at the barrier, gather, finish."""
         self._input = input
         self._resumptions = max(self._resumptions, input.resumptions)
-        batch = BatchRef(input.tenant_id, input.batch_id, input.trace_id)
+        batch = BatchRef(input.tenant_id, input.batch_id, input.trace_id, input.kind)
         try:
             await durably(BatchActivities.begin_scattering, batch)
             self._enter(BatchState.SCATTERING)

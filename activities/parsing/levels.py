@@ -43,6 +43,8 @@ def level_named(word: str | int | None) -> Level | None:
         return _NUMBERS.get(word)
     if word is None:
         return None
+    if (level := _LEVELS.get(word)) is not None:
+        return level
     return _LEVELS.get(word.strip().upper()) or (_NUMBERS.get(int(word)) if word.isdecimal() else None)
 
 

@@ -103,6 +103,11 @@ class Miner:
         counts = [form.template(text) for text, form in self._by_text().items()]
         return tuple(sorted(counts, key=lambda each: (-each.count, each.text)))
 
+    def template_of(self, message: str) -> str | None:
+        """The template, as far as is known, of a message that was taken; `None` if it was left out."""
+        form = self._form(message)
+        return None if form is None else text_of(masked(without_digits(cut(message))).signs, form.words)
+
     def _form(self, message: str) -> "_Form | None":
         """The form of a message, known or begun; `None` where there is no room for one more."""
         message = cut(message)

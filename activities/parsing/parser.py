@@ -9,7 +9,7 @@ from activities.parsing.mining import Miner
 from activities.parsing.reader import open_log
 from activities.parsing.signals import SignalCollector
 from activities.parsing.source import Account, Limits
-from domain.logs import LEVELS, Level, LogLine, ParsedLog
+from domain.logs import LEVELS, MAX_TEMPLATES, Level, LogLine, ParsedLog
 
 #: who parsed, in every document
 PARSER = "assay/1"
@@ -36,6 +36,7 @@ def parse(
     *,
     written_at: datetime | None = None,
     limits: Limits | None = None,
+    max_templates: int = MAX_TEMPLATES,
     tell: Tell = lambda _: None,
 ) -> ParsedLog:
     """What the log holds; a function of the arguments alone, whichever process is asked and however often.
@@ -46,7 +47,7 @@ def parse(
     account = Account()
     progress = _Progress(tell, account)
     lines = open_log(name, progress.counted(chunks), account=account, limits=limits, written_at=written_at)
-    miner, signals, extent = Miner(), SignalCollector(account), _Extent()
+    miner, signals, extent = Miner(max_templates), SignalCollector(account), _Extent()
     for line in lines:
         miner.add(line)
         signals.take(line)

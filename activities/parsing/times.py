@@ -144,7 +144,7 @@ def _microseconds(fraction: str = "", *_: str) -> int:
 
 
 _DATE = r"\d{4}-\d\d-\d\d"
-_TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
+_TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?+"
 _MONTH = f"(?:{'|'.join(_MONTH_NAMES)})"
 _DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 

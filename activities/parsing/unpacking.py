@@ -23,6 +23,8 @@ _PIECE_BYTES = 256 * 1024
 _ZSTD_PIECE_BYTES = 1024
 #: a window is memory: 128 MiB is what `zstd --long=27` asks for
 _ZSTD_WINDOW_BYTES = 128 * 1024**2
+#: a piece at whose end a damage is found is lost
+_ZIP_PIECE_BYTES = 16 * 1024
 #: the most that may be read of a zip at once: its table of contents, which is held in memory
 _ZIP_TABLE_BYTES = 4 * 1024**2
 _NAME_CHARACTERS = 255
@@ -266,7 +268,7 @@ def _table_of(spool: IO[bytes]) -> zipfile.ZipFile:
 def _unzipped(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, source: Source) -> Iterator[bytes]:
     try:
         with archive.open(entry) as unpacked:
-            while piece := unpacked.read(_PIECE_BYTES):
+            while piece := unpacked.read(_ZIP_PIECE_BYTES):
                 yield piece
     except _ZIP_ERRORS:
         source.account.fell_short("A file in the zip is damaged; it was read so far.")

@@ -50,11 +50,11 @@ class RedisDiagnosisTexts:
         try:
             yield waiting.say
         finally:
+            waiting.end()
+            # the rest of the text, unless Redis is slow; a message under way is not cut off
+            await asyncio.wait({publishing}, timeout=_LAST_SECONDS)
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_SECONDS):
-                    await self._send(waiting)
 
     @asynccontextmanager
     async def listening(self, batch_id: str) -> AsyncIterator[asyncio.Queue[DiagnosisDelta]]:
@@ -75,10 +75,12 @@ class RedisDiagnosisTexts:
                 await asyncio.gather(hearing, return_exceptions=True)
 
     async def _publish(self, waiting: "_Waiting") -> None:
-        while True:
+        while not waiting.over:
             await waiting.said.wait()
             await self._send(waiting)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_SECONDS):
+                    await waiting.ended.wait()
 
     async def _send(self, waiting: "_Waiting") -> None:
         channel = diagnosis_channel(waiting.batch_id)
@@ -119,6 +121,7 @@ class _Waiting:
     def __init__(self, batch_id: str) -> None:
         self.batch_id = batch_id
         self.said = asyncio.Event()
+        self.ended = asyncio.Event()
         self._text = ""
         self._offset = 0
 
@@ -131,6 +134,16 @@ class _Waiting:
             self._offset += lost
         if self._text:
             self.said.set()
+
+    def end(self) -> None:
+        """Nothing more is said."""
+        self.ended.set()
+        self.said.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be published."""
+        return self.ended.is_set() and not self._text
 
     def take(self) -> Iterator[str]:
         """Messages with all that waits."""

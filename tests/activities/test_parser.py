@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activities.parsing import parser
-from activities.parsing.mining import Miner
 from activities.parsing.parser import Position, parse
 from activities.parsing.source import Limits
 from domain.documents import decode, encode
@@ -21,7 +20,7 @@ WORDS = st.sampled_from(
     ["download", "of", "part", "7", "0x1f", "user", "ann", "bob", "true", "=", ":", '"', "失败"]
 )
 LINES = st.builds(lambda head, words: head + " ".join(words), HEADS, st.lists(WORDS, max_size=6))
-TEXTS = st.builds(lambda lines: "\n".join(lines).encode(), st.lists(LINES, max_size=60))
+TEXTS = st.builds(lambda lines: "\n".join(lines).encode(), st.lists(LINES, max_size=30))
 
 
 class Interrupted(Exception):
@@ -30,7 +29,7 @@ class Interrupted(Exception):
 
 def in_pieces(content: bytes, cuts: Sequence[int], *, until: int | None = None) -> Iterator[bytes]:
     places = sorted({0, len(content), *(cut % (len(content) + 1) for cut in cuts)})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         if until is not None and end > until:
             yield content[start:until]
             raise Interrupted
@@ -69,13 +68,10 @@ def test_every_line_is_counted_once_and_every_example_is_a_line_of_the_log(
     assert decode(ParsedLog, encode(parsed)) == parsed
 
 
-def test_what_is_beyond_the_templates_is_said_and_the_coverage_is_less(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(parser, "Miner", lambda: Miner(limit=10))
+def test_what_is_beyond_the_templates_is_said_and_the_coverage_is_less() -> None:
     lines = [b"[ERROR] part %d is late" % number for number in range(500)]
     lines += [bytes([97 + number % 26]) * (1 + number // 26) + b":" * number for number in range(40)]
-    parsed = parse("a.log", [b"\n".join(lines)], written_at=WRITTEN_AT)
+    parsed = parse("a.log", [b"\n".join(lines)], written_at=WRITTEN_AT, max_templates=10)
     assert parsed.lines == 540
     assert parsed.parsed_lines < 540
     assert parsed.coverage == parsed.parsed_lines / 540
@@ -84,16 +80,16 @@ def test_what_is_beyond_the_templates_is_said_and_the_coverage_is_less(
     assert parsed.levels == {Level.ERROR: 500}
 
 
-def test_what_is_beyond_the_limits_of_reading_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = b"part 7 is late\n" * 100_000
+def test_what_is_beyond_the_limits_of_reading_is_said() -> None:
+    content = b"part 7 is late\n" * 40_000
     parsed = parse("a.log", [content], written_at=WRITTEN_AT, limits=Limits(expanded_bytes=300_000))
-    assert 0 < parsed.lines < 100_000
+    assert 0 < parsed.lines < 40_000
     assert parsed.incomplete
 
 
 def test_the_position_is_told_and_never_goes_back() -> None:
     told: list[Position] = []
-    content = b"part 7 is late\n" * 50_000
+    content = b"part 7 is late\n" * 20_000
     parse(
         "a.log", in_pieces(content, range(0, len(content), 10_000)), written_at=WRITTEN_AT, tell=told.append
     )

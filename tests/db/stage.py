@@ -14,11 +14,13 @@ import psycopg
 from db.postgres.batches import PostgresBatches, PostgresBatchRuns
 from db.postgres.exams import PostgresExams
 from db.postgres.grading import PostgresSubmissions, PostgresThreads
+from db.postgres.logs import PostgresLogs
 from db.postgres.pool import Postgres, open_pool
 from db.postgres.tenants import PostgresKeys
 from domain.assessment import Assessment, CriterionResult, QuestionResult
 from domain.batch import Batch, BatchKind, BatchOpening
 from domain.exam import Exam, read_exam
+from domain.logs import KeptLog, LogFormat, LogStart, ParsedLog
 from domain.ports import AssessmentStart, Upload
 from runtime.embedded import Binaries, Ports, Secrets, ValkeyServer
 from runtime.processes import ProcessRecord
@@ -78,9 +80,10 @@ async def stored_exam(
 async def pending_batch(
     postgres: Postgres, exam: Exam | None = None, tenant_id: str = "local", **opening: Any
 ) -> Batch:
-    """A batch that takes files."""
+    """A batch that takes files; one of logs where its kind says so."""
     exam = exam or await stored_exam(postgres, tenant_id)
-    wanted = BatchOpening(BatchKind.GRADING, exam_id=exam.id, **opening)
+    kind = opening.pop("kind", BatchKind.GRADING)
+    wanted = BatchOpening(kind, exam_id=exam.id if kind is BatchKind.GRADING else None, **opening)
     return await PostgresBatches(postgres).open(tenant_id, wanted, "0" * 32, str(uuid4()))
 
 
@@ -100,10 +103,10 @@ async def add_files(postgres: Postgres, batch: Batch, names: Sequence[str]) -> l
 
 
 async def scattered_files(
-    postgres: Postgres, count: int, exam: Exam | None = None, tenant_id: str = "local"
+    postgres: Postgres, count: int, exam: Exam | None = None, tenant_id: str = "local", **opening: Any
 ) -> tuple[Batch, list[str]]:
     """A batch in `scattering` whose files are queued; answers it and the files' ids."""
-    batch = await pending_batch(postgres, exam, tenant_id)
+    batch = await pending_batch(postgres, exam, tenant_id, **opening)
     file_ids = await add_files(postgres, batch, [f"{n:03}.md" for n in range(count)])
     await PostgresBatches(postgres).complete(tenant_id, batch.id)
     runs = PostgresBatchRuns(postgres)
@@ -135,6 +138,14 @@ async def running_file(postgres: Postgres, exam: Exam | None = None) -> RunningF
     epoch = await PostgresThreads(postgres).begin(start)
     assert epoch is not None
     return RunningFile(batch.id, file_id, start.thread_id, epoch)
+
+
+async def record_log(postgres: Postgres, file_id: str, generation: int = 1) -> None:
+    """The log parsed: begun, and what was found recorded."""
+    logs = PostgresLogs(postgres)
+    await logs.begin(LogStart(file_id, generation, f"file/{file_id}", "run", "run"))
+    parsed = ParsedLog(LogFormat.TEXT, size_bytes=8, expanded_bytes=8, lines=2, parsed_lines=2, parser="stage")
+    await logs.record(file_id, generation, KeptLog(f"parsed/{file_id}", "0" * 64), parsed)
 
 
 async def proposed_file(postgres: Postgres, exam: Exam) -> RunningFile:

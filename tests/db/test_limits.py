@@ -272,13 +272,22 @@ async def test_places_of_a_killed_process_are_free_again_at_the_end_of_their_lea
     assert await holder.stdout.readline() == b"held\n"
     holder.send_signal(signal.SIGKILL)
     await holder.wait()
-    # the wait that is told is one after which there is a place
-    with pytest.raises(RateLimited) as refused:
-        await take(limits, fresh, CALLS)
-    assert refused.value.retry_after_seconds is not None
-    assert 0 < refused.value.retry_after_seconds <= 2.5
-    await asyncio.sleep(refused.value.retry_after_seconds + 0.01)
-    await take(limits, fresh, CALLS)
+    told: list[float] = []
+    while (waits := await _waits(limits, fresh)) is not None:
+        told.append(waits)
+        await asyncio.sleep(waits + 0.01)
+    # a second at most, and in the end one after which there is a place
+    assert 1 <= len(told) <= 3
+    assert 0 < min(told) <= max(told) <= 1
+
+
+async def _waits(limits: RedisRateLimits, tenant: str) -> float | None:
+    """The wait that a refusal tells; None where a place was taken."""
+    try:
+        await take(limits, tenant, CALLS)
+    except RateLimited as refused:
+        return refused.retry_after_seconds
+    return None
 
 
 # --- how long a place is kept ---

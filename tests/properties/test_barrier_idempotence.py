@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 
 from activities.batches import BatchActivities, BatchRef
 from db.postgres.batches import PostgresBatchRuns
+from db.postgres.diagnosis_reports import PostgresDiagnosisReports
 from db.postgres.grading import PostgresAssessments, PostgresThreads
 from db.postgres.pool import Postgres
 from db.postgres.reports import PostgresResults
 from db.redis.barrier import RedisBarrier, barrier_key
 from db.redis.cache import RedisReportCache
 from db.redis.connection import RedisLink
+from domain.batch import BatchKind
 from domain.errors import Conflict
 from domain.exam import Exam
+from domain.states import FILE_MACHINE
 from runtime.embedded import Addresses
-from tests.db.stage import a_start, events_of, opened_postgres, scattered_files, stored_exam
+from tests.db.stage import a_start, events_of, opened_postgres, record_log, scattered_files, stored_exam
 
 _FILES = 4
 STEPS = st.lists(
@@ -55,13 +58,22 @@ def activities(postgres: Postgres, redis: RedisLink) -> BatchActivities:
         barrier=RedisBarrier(redis),
         results=PostgresResults(postgres),
         reports=RedisReportCache(redis),
+        diagnosis_reports=PostgresDiagnosisReports(postgres),
     )
 
 
 @settings(max_examples=100)
-@given(count=st.integers(1, _FILES), steps=STEPS, openers=st.integers(1, 4))
+@given(
+    kind=st.sampled_from(BatchKind), count=st.integers(1, _FILES), steps=STEPS, openers=st.integers(1, 4)
+)
 async def test_the_barrier_opens_once_with_the_right_count(
-    postgres: Postgres, redis: RedisLink, exam: Exam, count: int, steps: list[tuple[str, int]], openers: int
+    postgres: Postgres,
+    redis: RedisLink,
+    exam: Exam,
+    kind: BatchKind,
+    count: int,
+    steps: list[tuple[str, int]],
+    openers: int,
 ) -> None:
     """
     **功能: assay, 属性 23: 屏障幂等性**
@@ -71,14 +83,14 @@ async def test_the_barrier_opens_once_with_the_right_count(
     until the last file is final, then opens once, and counts every file once.
     """
     made, barrier = activities(postgres, redis), RedisBarrier(redis)
-    batch, file_ids = await scattered_files(postgres, count, exam)
-    ref = BatchRef("local", batch.id)
+    batch, file_ids = await scattered_files(postgres, count, exam, kind=kind)
+    ref = BatchRef("local", batch.id, kind=kind)
     final: set[str] = set()
     arrived: set[str] = set()
     for step, index in [*steps, *(("complete", index) for index in range(count))]:
         if step == "complete":
             file_id = file_ids[index % count]
-            await _end(postgres, file_id, index)
+            await _end(postgres, kind, file_id, index)
             final.add(file_id)
             assert await barrier.arrive(batch.id, file_id) == (file_id not in arrived)
             arrived.add(file_id)
@@ -104,13 +116,16 @@ async def test_the_barrier_opens_once_with_the_right_count(
     ends = Counter(
         str(each["file_id"])
         for each in told
-        if each["data"].get("machine") == "file" and each["data"]["to"] in ("failed", "cancelled")
+        if each["data"].get("machine") == "file" and each["data"]["to"] in FILE_MACHINE.final
     )
     assert ends == dict.fromkeys(file_ids, 1)
 
 
-async def _end(postgres: Postgres, file_id: str, index: int) -> None:
+async def _end(postgres: Postgres, kind: BatchKind, file_id: str, index: int) -> None:
     assessments = PostgresAssessments(postgres)
+    if kind is BatchKind.DIAGNOSIS and not index % 2:
+        await record_log(postgres, file_id)
+        return
     await PostgresThreads(postgres).begin(a_start(file_id, thread_id=f"{file_id}-run"))
     if index % 2:
         await assessments.fail(file_id, 1, "broken", "It broke.")

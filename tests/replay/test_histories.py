@@ -16,6 +16,7 @@ from temporalio.workflow import NondeterminismError
 from workflows.batch import BatchWorkflow, WindowWorkflow
 from workflows.diagnosis import DiagnosisWorkflow, LogWorkflow
 from workflows.grading import GradingWorkflow
+from workflows.overrides import OverrideWorkflow
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 WORKFLOWS = [BatchWorkflow, WindowWorkflow, GradingWorkflow, OverrideWorkflow, LogWorkflow, DiagnosisWorkflow]

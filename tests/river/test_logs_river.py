@@ -20,6 +20,7 @@ from tests.builders import ended
 OPENING = {"vehicle_id": "FULL-FLOW-TEST", "vin": "FULLFLOWVIN001", "expected_workers": 2}
 LOG = "".join(f"2026-01-21 23:17:{n:02} INFO  rec {n} written to slot A\n" for n in range(30))
 FAULTY = LOG + "2026-01-21 23:18:00 ERROR checksum mismatch in slot B, expected 0x1f2e, found 0x0000\n" * 4
+NEW = LOG + "2026-01-21 23:18:00 ERROR watchdog has reset unit 3\n" * 10
 
 
 class WatchedBarrier(RedisBarrier):
@@ -154,12 +155,12 @@ async def test_a_batch_is_compared_with_a_baseline_by_name_and_by_id(
     assert (await api.delete("/v1/baselines/健康 1")).status_code == 204
     assert (await api.get("/v1/baselines/健康 1")).status_code == 404
     # what was opened with the name keeps what it stood for
-    await api.put(f"/v1/batches/{by_name['batch_id']}/files/a.log", content=LOG.encode())
+    await api.put(f"/v1/batches/{by_name['batch_id']}/files/a.log", content=NEW.encode())
     await api.post(f"/v1/batches/{by_name['batch_id']}/complete")
     await ended(session_resources, by_name["batch_id"])
     row = await session_resources.postgres.row(
         "SELECT document FROM log_summaries WHERE batch_id = %s", [by_name["batch_id"]]
     )
     assert row is not None
-    assert row["document"]["baseline"]["batch_id"] == healthy
-    assert "gone" in {each["change"] for each in row["document"]["anomalies"]}
+    assert row["document"]["baseline"] == {"batch_id": healthy, "name": "健康 1", "files": 2, "lines": 64}
+    assert {each["change"] for each in row["document"]["anomalies"]} == {"new"}

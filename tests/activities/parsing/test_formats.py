@@ -54,7 +54,7 @@ def test_lines_of_old_machines_end_with_a_carriage_return() -> None:
 @pytest.mark.parametrize(
     ("line", "content", "level", "at"),
     [
-        ('{"@timestamp":"2026-03-17T16:13:38Z","severity":"ERROR","message":"no","try":2}', "no try=2", Level.ERROR, AT),
+        ('{"ts":"2026-03-17T16:13:38Z","severity":"ERROR","message":"no","n":2}', "no n=2", Level.ERROR, AT),
         ('{"time":1773764018,"level":30,"msg":"no slot"}', "no slot", Level.INFO, AT),
         ('{"MSG":"升级","nested":{"a":[1]}}', '升级 nested={"a":[1]}', None, None),
         ('{"code":7}', "code=7", None, None),

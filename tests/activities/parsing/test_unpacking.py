@@ -2,11 +2,12 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from activities.parsing.reader import open_log
 from activities.parsing.source import Account, Limits
 from domain.errors import LimitExceeded, UnreadableLog
 
-LOG = b"".join(b"2026-03-17T16:13:38Z chunk %d\n" % number for number in range(5_000))
+LOG = b"".join(b"2026-03-17T16:13:38Z chunk %d\n" % number for number in range(2_000))
 
 
 def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -58,29 +59,23 @@ def chunked(member: str, count: int) -> list[tuple[str, int, str]]:
 
 def test_archives_within_archives_are_read_with_the_way_to_each_member() -> None:
     long_name = "logs/" + "深" * 60 + ".log"
-    inner = tarred({long_name: LOG, "b.log": LOG[:31]})
+    inner = tarred({long_name: LOG, "b.log": LOG[:29]})
     packed = zipped({"car/1.tar.gz": gzip.compress(inner), "2.log.zst": zstandard.compress(LOG)})
     account = Account()
     assert read(packed, account) == [
-        *chunked(f"car/1.tar.gz/{long_name}", 5_000),
+        *chunked(f"car/1.tar.gz/{long_name}", 2_000),
         *chunked("car/1.tar.gz/b.log", 1),
-        *chunked("2.log.zst", 5_000),
+        *chunked("2.log.zst", 2_000),
     ]
     assert (account.members, account.incomplete) == (3, "")
-    assert account.expanded_bytes == 2 * len(LOG) + 31
+    assert account.expanded_bytes == 2 * len(LOG) + 29
 
 
 def test_members_are_told_apart_and_their_names_are_no_paths_nor_controls() -> None:
-    with pytest.warns(UserWarning, match="Duplicate"):
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as writing:
-            for name in ("../../etc/a.log", "b\x1b[2J.log", "b\x1b[2J.log"):
-                writing.writestr(name, b"one\n")
-    assert [member for member, *_ in read(archive.getvalue())] == [
-        "../../etc/a.log",
-        "b\ufffd[2J.log",
-        "b\ufffd[2J.log (2)",
-    ]
+    # \x1b and \x1c are shown alike
+    packed = zipped(dict.fromkeys(("../../etc/a.log", "b\x1b[2J.log", "b\x1c[2J.log"), b"one\n"))
+    shown = ["../../etc/a.log", "b\ufffd[2J.log", "b\ufffd[2J.log (2)"]
+    assert [member for member, *_ in read(packed)] == shown
 
 
 @pytest.mark.parametrize(
@@ -91,32 +86,35 @@ def test_members_are_told_apart_and_their_names_are_no_paths_nor_controls() -> N
     ],
     ids=["gz", "zst"],
 )
-@pytest.mark.parametrize("size", [11, 1_000_000])
+@pytest.mark.parametrize("size", [101, 1_000_000])
 def test_streams_that_were_joined_are_read_to_the_end(joined: bytes, size: int) -> None:
     account = Account()
-    assert len(read(joined, account, size=size)) == 10_000
+    assert len(read(joined, account, size=size)) == 4_000
     assert account.incomplete == ""
 
 
-@pytest.mark.parametrize(
-    "packed",
-    [
-        gzip.compress(LOG),
-        zstandard.compress(LOG),
-        gzip.compress(tarred({"a.log": LOG})),
-        tarred({"a.log": LOG}),
-    ],
-    ids=["gz", "zst", "tar.gz", "tar"],
-)
-@pytest.mark.parametrize("damage", ["breaks off", "damaged"])
-def test_half_a_packed_log_is_read_and_said_to_be_half(packed: bytes, damage: str) -> None:
-    half = packed[: len(packed) // 2]
-    rest = b"" if damage == "breaks off" else b"\xa5" * 5_000
-    account = Account()
-    lines = read(half + rest, account)
-    if lines:
-        assert lines[:100] == chunked(lines[0][0], 100) or packed.startswith(b"\x28\xb5")
-        assert damage in account.incomplete or "damaged or breaks off" in account.incomplete
+#: several blocks of 128 KiB, which Zstandard unpacks whole
+HARD = b"".join(b"chunk %d %s\n" % (n, hashlib.sha512(b"%d" % n).hexdigest().encode()) for n in range(4_000))
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "zst": zstandard.compress,
+    "tar.gz": lambda content: gzip.compress(tarred({"a.log": content})),
+    "tar": lambda content: tarred({"a.log": content}),
+}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("rest", [b"", b"\xa5" * 5_000], ids=["breaks off", "damaged"])
+def test_half_a_packed_log_is_read_and_said_to_be_half(packing: str, rest: bytes) -> None:
+    # Zstandard unpacks whole blocks of 128 KiB
+    hard = b"".join(
+        b"chunk %d %s\n" % (n, hashlib.sha256(b"%d" % n).hexdigest().encode()) for n in range(9_000)
+    )
+    packed, account = PACKINGS[packing](hard), Account()
+    lines = read(packed[: len(packed) // 2] + rest, account)
+    assert len(lines) > 900
+    assert [content.split()[1] for _, _, content in lines[:900]] == [str(number) for number in range(900)]
+    assert account.incomplete != ""
 
 
 def test_a_broken_frame_of_zstandard_with_nothing_before_it_is_refused() -> None:
@@ -140,9 +138,9 @@ def test_one_bad_file_of_an_archive_does_not_hide_the_others() -> None:
 
 
 def test_a_damaged_file_in_a_zip_is_read_so_far() -> None:
-    stored = zipped({"a.log": LOG}, zipfile.ZIP_STORED).replace(b"chunk 4999", b"chunk XXXX")
+    stored = zipped({"a.log": LOG}, zipfile.ZIP_STORED).replace(b"chunk 1999", b"chunk XXXX")
     account = Account()
-    assert len(read(stored, account)) > 2_000
+    assert len(read(stored, account)) > 1_000
     assert "damaged" in account.incomplete
 
 
@@ -190,8 +188,8 @@ def table_of(size: int) -> bytes:
         (gzip.compress(bytes(3_000_000)), {"free_bytes": 1_000_000}, "500 times"),
         (zstandard.compress(b"\n" * 3_000_000), {"free_bytes": 1_000_000}, "500 times"),
         (zipped({"a": bytes(3_000_000)}), {"free_bytes": 1_000_000}, "500 times"),
-        (gzip.compress(gzip.compress(bytes(30_000_000))), {"free_bytes": 1_000_000}, "500 times"),
-        (gzip.compress(LOG), {"expanded_bytes": 100_000}, "100000 bytes"),
+        (gzip.compress(gzip.compress(bytes(9_000_000))), {"free_bytes": 1_000_000}, "500 times"),
+        (gzip.compress(LOG), {"expanded_bytes": 30_000}, "30000 bytes"),
         (nested(4), {"depth": 3}, "3 times"),
         (zipped({f"{number}.log": b"" for number in range(4)}), {"members": 3}, "3 files"),
         (tarred({f"{number}.log": b"" for number in range(4)}), {"members": 3}, "3 files"),
@@ -215,15 +213,7 @@ def test_a_plain_log_over_the_limit_is_read_so_far() -> None:
 
 
 def test_a_bomb_is_refused_long_before_it_is_unpacked() -> None:
-    taken = 0
-
-    def bomb() -> Iterator[bytes]:
-        nonlocal taken
-        packed = zstandard.compress(bytes(500_000_000))
-        for start in range(0, len(packed), 100):
-            taken = start
-            yield packed[start : start + 100]
-
+    account, bomb = Account(), zstandard.compress(b"\n" * 50_000_000)
     with pytest.raises(LimitExceeded):
-        list(open_log("a.log", bomb()))
-    assert 0 < taken < 10_000
+        read(bomb, account, free_bytes=1_000_000)
+    assert account.expanded_bytes < 34_000_000
