@@ -63,6 +63,8 @@ def create_app(lifespan: Lifespan) -> FastAPI:
     routers = (
         # the first that matches is taken: here every microsecond is added to a model's
         completions,
+        # read again and again by whoever waits
+        reports,
         exams,
         batches,
         baselines,
@@ -73,7 +75,6 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         resumable,
         tables,
         files,
-        reports,
         progress,
         submissions,
         overrides,

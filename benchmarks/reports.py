@@ -273,18 +273,14 @@ def main() -> None:
 def _show(found: dict[str, Any], console: Console) -> None:
     cold, hits = found["cold_reads"], found["hit_rate"]
     console.print(f"Report of {found['report_bytes']:,} bytes, {found['callers']} callers")
-    console.print(
-        f"{cold['readers']} cold reads over {cold['processes']} processes: {cold['database_reads']} database read(s)"
-    )
+    processes, reads = cold["processes"], cold["database_reads"]
+    console.print(f"{cold['readers']} cold reads over {processes} processes: {reads} database read(s)")
     for name in ("hot", "bare"):
-        each = found[name]
-        console.print(
-            f"{name:5} {each['requests_per_second']:>9,.0f}/s  p50 {each['p50_ms']} ms  p99 {each['p99_ms']} ms"
-        )
+        rate, p50, p99 = found[name].values()
+        console.print(f"{name:5} {rate:>9,.0f}/s  p50 {p50} ms  p99 {p99} ms")
     console.print(f"ratio {found['ratio']} (aim {AIM_RATIO})")
-    console.print(
-        f"{hits['reads']} reads of {BATCHES} batches: {hits['hits']:.2%} without the database (aim {AIM_HITS:.0%})"
-    )
+    share = f"{hits['hits']:.2%} without the database (aim {AIM_HITS:.0%})"
+    console.print(f"{hits['reads']} reads of {BATCHES} batches: {share}")
 
 
 if __name__ == "__main__":

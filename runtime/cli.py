@@ -861,7 +861,7 @@ def demo(
         if running := running_installation(settings.folder.resolve()):
             outcome.update(await asyncio.to_thread(demonstrate, running, staying=True))
             return
-        err.print("Starting PostgreSQL, Valkey, Temporal, two workers and the API …")
+        err.print("Starting PostgreSQL, Valkey, Temporal, three workers and the API …")
         async with local_installation(settings) as installation:
             outcome.update(await asyncio.to_thread(demonstrate, installation, staying=keep))
             if keep:

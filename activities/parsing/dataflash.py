@@ -16,6 +16,10 @@ from domain.logs import Level, LogFormat, LogLine
 
 _DEFINITION = re.compile(rb"^FMT, ?\d+, ?\d+, ?\w+, ?\w*, ?", re.MULTILINE)
 _CODES: dict[str, Any] = yaml.safe_load((files(__package__) / "dataflash.yaml").read_text("utf-8"))
+#: by the number as it is written
+_ERRORS = {str(number): (error["name"], error["title"]) for number, error in _CODES["errors"].items()}
+_EVENTS = {str(number): name for number, name in _CODES["events"].items()}
+_LONG_NUMBER = 6
 #: kinds of messages, at most: a log of garbage must not define without end
 _MAX_DEFINITIONS = 1_000
 _GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)
@@ -67,11 +71,12 @@ class Records:
 def error_named(record: Record) -> tuple[str, str, bool]:
     """Name and title of an ERR record's subsystem, and whether it says that the error is over."""
     number = record.fields.get("Subsys", "")
-    known = _CODES["errors"].get(int(number)) if number.isdecimal() else None
-    name, title = (
-        (known["name"], known["title"]) if known else (f"SUBSYSTEM_{number[:20]}", "unknown subsystem")
-    )
+    name, title = _ERRORS.get(number) or (f"SUBSYSTEM_{_plain(number)}", "unknown subsystem")
     return name, title, record.fields.get("ECode") == "0"
+
+
+def _plain(number: str) -> str:
+    return number if number.isascii() and number.isdecimal() and len(number) < _LONG_NUMBER else "UNKNOWN"
 
 
 class DataFlashReader:
@@ -103,8 +108,7 @@ def _content(record: Record) -> str:
         name, title, is_over = error_named(record)
         return f"ERR {name}: {title}, " + ("over" if is_over else f"code {fields.get('ECode')}")
     if record.kind == "EV":
-        number = fields.get("Id", "")
-        return f"EV {_CODES['events'].get(int(number) if number.isdecimal() else -1, number)}"
+        return f"EV {_EVENTS.get(number := fields.get('Id', ''), number)}"
     if record.kind in ("MSG", "MODE"):
         return f"{record.kind} {fields.get('Message') or fields.get('Mode') or ''}".strip()
     return record.kind

@@ -29,7 +29,19 @@ _LEVELS = {
 _DAMAGED = "Some DLT messages are damaged: they are shown as bytes, or left out."
 _BREAKS_OFF = "The last DLT message breaks off."
 #: what pydlt raises at payloads that are not what their headers say
-_UNREADABLE = (ValueError, struct.error, IndexError, KeyError, TypeError, AttributeError, OverflowError)
+_UNREADABLE = (
+    ValueError,
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    Warning,
+)
+
+# it warns of each integer that is shorter than it says
+warnings.filterwarnings("ignore", module=r"pydlt\.")
 
 
 class DltReader:
@@ -43,13 +55,9 @@ class DltReader:
 
     def read(self, source: Source) -> Iterator[LogLine]:
         """The member's messages; after a damaged one it goes on at the next that can be found."""
-        account = source.account
-        with warnings.catch_warnings():
-            # pydlt warns of integers that are shorter than they say
-            warnings.simplefilter("ignore")
-            for number, data in enumerate(_messages(source), 1):
-                account.lines += 1
-                yield _line(number, data, source)
+        for number, data in enumerate(_messages(source), 1):
+            source.account.lines += 1
+            yield _line(number, data, source)
 
 
 def _messages(source: Source) -> Iterator[bytes]:
@@ -123,12 +131,8 @@ def _line(number: int, data: bytes, source: Source) -> LogLine:
 
 def _content(message: DltMessage) -> str:
     """Application, context and payload; a non-verbose payload is its message's number and bytes."""
-    ids = (
-        ()
-        if message.ext_header is None
-        else (message.ext_header.application_id, message.ext_header.context_id)
-    )
-    return " ".join((*ids, str(message.payload or "")))
+    header, payload = message.ext_header, str(message.payload or "")
+    return payload if header is None else f"{header.application_id} {header.context_id} {payload}"
 
 
 def _level(message: DltMessage) -> Level | None:

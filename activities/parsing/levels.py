@@ -22,6 +22,7 @@ _NUMBERS = {
     50: Level.ERROR,
     60: Level.FATAL,
 }
+_NUMBERS_AS_TEXT = {str(number): level for number, level in _NUMBERS.items()}
 #: of syslog, 0 to 7
 _SEVERITIES = (
     *(Level.FATAL,) * 3,
@@ -45,7 +46,7 @@ def level_named(word: str | int | None) -> Level | None:
         return None
     if (level := _LEVELS.get(word)) is not None:
         return level
-    return _LEVELS.get(word.strip().upper()) or (_NUMBERS.get(int(word)) if word.isdecimal() else None)
+    return _LEVELS.get(word.strip().upper()) or _NUMBERS_AS_TEXT.get(word)
 
 
 def level_at_start(content: str) -> Level | None:

@@ -7,14 +7,20 @@ from activities.parsing.csv_lines import CsvReader
 from activities.parsing.dataflash import DataFlashReader
 from activities.parsing.dlt import DltReader
 from activities.parsing.json_lines import JsonLinesReader
-from activities.parsing.source import Account, Limits, Reader, Source
+from activities.parsing.source import Account, Limits, LogReader, Source
 from activities.parsing.text import TextReader
 from activities.parsing.unpacking import Unpacking
 from domain.errors import UnreadableLog
 from domain.logs import LogLine
 
 #: the first that recognises a log reads it; whatever is text is recognised by the last
-READERS: tuple[Reader, ...] = (DltReader(), DataFlashReader(), JsonLinesReader(), CsvReader(), TextReader())
+READERS: tuple[LogReader, ...] = (
+    DltReader(),
+    DataFlashReader(),
+    JsonLinesReader(),
+    CsvReader(),
+    TextReader(),
+)
 #: formats that are known, and that no reader is there for yet, by their first bytes
 _OTHERS = {
     b"\xa3\x95\x80": "an ArduPilot flight log in binary: convert it to text by mavlogdump.py",
@@ -74,7 +80,7 @@ def _read(source: Source) -> Iterator[LogLine]:
         source.account.formats[reader.format] += source.account.lines - before
 
 
-def _reader_of(source: Source) -> Reader:
+def _reader_of(source: Source) -> LogReader:
     other = next((name for magic, name in _OTHERS.items() if source.head.startswith(magic)), None)
     reader = next((reader for reader in READERS if reader.recognises(source)), None)
     if other is not None or reader is None:

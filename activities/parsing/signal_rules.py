@@ -12,6 +12,9 @@ from activities.parsing.dataflash import Record
 from domain.documents import from_plain
 from domain.logs import Level
 
+#: a flight controller has about 1,500; a log of garbage must not state more and more
+_MAX_PARAMETERS = 10_000
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -77,7 +80,8 @@ class State:
     def note(self, record: Record) -> None:
         """Remember a record."""
         self.last[record.kind] = record
-        if record.kind == "PARM" and (value := record.number("Value")) is not None:
+        value = record.number("Value") if record.kind == "PARM" else None
+        if value is not None and len(self.parameters) < _MAX_PARAMETERS:
             self.parameters[record.fields.get("Name", "")] = value
 
     def bound(self, bound: float | Parameter | None) -> float | None:

@@ -86,7 +86,7 @@ class Source:
     written_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-class Reader(Protocol):
+class LogReader(Protocol):
     """Reads one format; every reader passes tests/conformance/test_log_readers.py."""
 
     @property

@@ -32,10 +32,6 @@ _PRIORITY = re.compile(r"<(\d{1,3})>(?:\d )?")
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 
-#: as long as no line begins with a time, so many are searched for one further in
-_SEARCHED = 200
-
-
 @dataclass(frozen=True)
 class _Head:
     """How the lines of one log begin: what stands before the time, the time, and after it the level."""

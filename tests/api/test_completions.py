@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.exchange import SMALL_BYTES
 from domain.completion import CompletionReply, CompletionRequest, FinishReason, OnChunk, Usage
 from domain.errors import (
     AssayError,
@@ -508,6 +509,36 @@ async def test_other_methods_are_answered_sanely(client: httpx.AsyncClient) -> N
     head = await client.head("/v1/models")
     assert (head.status_code, head.content) == (200, b"")
     assert (await client.get("/v1/chat/completions")).status_code == 405
+
+
+@pytest.mark.parametrize("size", [0, SMALL_BYTES, 1_000_000])
+async def test_a_reply_of_any_size_comes_whole(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions, size: int
+) -> None:
+    async def answer_at_length(request: CompletionRequest, on_chunk: OnChunk | None) -> CompletionReply:
+        return a_reply("x" * size)
+
+    gateway.act = answer_at_length
+    for _ in range(2):  # over one connection
+        answer = await post(client)
+        assert answer.json()["choices"][0]["message"]["content"] == "x" * size
+        assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+async def test_chats_are_counted_and_traced_by_their_route_however_they_get_there(
+    client: httpx.AsyncClient, gateway: ScriptedCompletions
+) -> None:
+    async def counted() -> float:
+        text = (await client.get("/metrics")).text
+        sample = 'http_requests_total{method="POST",route="/v1/chat/completions",status="200"} '
+        return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(sample)), 0.0)
+
+    before = await counted()
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = await post(client, {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
+    assert answer.headers["traceparent"].split("-")[1] == trace_id
+    assert gateway.requests[-1].trace_id == trace_id
+    assert await counted() == before + 1
 
 
 # --- clients that go ----------------------------------------------------------------------------------

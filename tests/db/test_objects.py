@@ -90,6 +90,22 @@ async def test_an_error_on_the_way_leaves_the_object_that_was_there(objects: Obj
     assert await objects.read("key") == b"old"
 
 
+@pytest.mark.parametrize("offset", [0, 1, PART_BYTES, PART_BYTES + 6, PART_BYTES + 7, PART_BYTES * 9])
+async def test_a_stream_begins_at_any_byte_and_comes_in_parts(objects: ObjectStoreFiles, offset: int) -> None:
+    content = bytes(PART_BYTES) + b"the end"
+    await objects.write("key", chunks(content))
+    parts = [part async for part in objects.stream("key", offset)]
+    assert b"".join(parts) == content[offset:]
+    assert all(len(part) <= 2 * PART_BYTES for part in parts)
+
+
+async def test_a_stream_of_what_is_not_there_says_so(objects: ObjectStoreFiles) -> None:
+    with pytest.raises(NotFound):
+        await anext(objects.stream("none"))
+    with pytest.raises(NotFound):
+        await anext(objects.stream("none", 7))
+
+
 async def test_sixty_megabytes_are_streamed_in_parts(objects: ObjectStoreFiles, folder: Path) -> None:
     block, digest, size = bytes(range(256)) * 4096, hashlib.sha256(), 0
 

@@ -48,6 +48,33 @@ async def test_a_revoked_or_expired_key_opens_nothing(postgres: Postgres, fresh:
         await keys.authenticate(secret)
 
 
+async def test_keys_asked_for_at_once_are_told_apart_and_a_revocation_is_heard_among_them(
+    postgres: Postgres, fresh: str
+) -> None:
+    keys, others = PostgresKeys(postgres), PostgresKeys(postgres)
+    secrets = [f"assay_{fresh}_{number}" for number in range(3)]
+    for number, secret in enumerate(secrets):
+        await others.ensure(f"t{number}-{fresh}", "T", "key", secret)
+
+    async def tenant_of(secret: str) -> str | None:
+        try:
+            return (await keys.authenticate(secret)).tenant_id
+        except Unauthenticated:
+            return None
+
+    asked = [*secrets, "assay_unknown", *reversed(secrets)]
+    told = [*(f"t{number}-{fresh}" for number in range(3)), None, *(f"t{n}-{fresh}" for n in (2, 1, 0))]
+    assert await asyncio.gather(*map(tenant_of, asked)) == told
+    # of another process, while this one's requests come without a pause
+    key_id = (await others.authenticate(secrets[0])).key_id
+    under_way = [asyncio.create_task(tenant_of(each)) for each in asked]
+    await others.revoke(f"t0-{fresh}", key_id)
+    assert await asyncio.gather(*map(tenant_of, asked)) == [
+        each if each != told[0] else None for each in told
+    ]
+    await asyncio.gather(*under_way)
+
+
 @pytest.mark.parametrize("secret", ["", " ", "assay_", "x" * 10_000, "钥匙", "half \ud800 a pair"])
 async def test_an_unknown_key_opens_nothing(postgres: Postgres, secret: str) -> None:
     with pytest.raises(Unauthenticated):

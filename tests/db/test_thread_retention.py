@@ -95,3 +95,20 @@ async def test_a_thread_that_is_long_over_goes_in_one_step(postgres: Postgres, c
     clock.pass_(timedelta(days=400).total_seconds())
     assert await PostgresThreadRetention(postgres, clock, RETENTION).prune() == 1
     assert await left(postgres, file) == (0, 0, 0, "nothing")
+
+
+async def test_the_thread_of_a_diagnosis_is_kept_until_its_batch_has_ended(
+    postgres: Postgres, clock: HeldClock
+) -> None:
+    file = await thread_of(postgres)
+    await postgres.run(
+        "UPDATE agent_threads SET file_id = NULL, batch_id = %s WHERE thread_id = %s",
+        [file.batch_id, file.thread_id],
+    )
+    retention = PostgresThreadRetention(postgres, clock, RETENTION)
+    clock.advance(timedelta(days=31))
+    assert await retention.prune() == 0, "it may be paused, and go on"
+    await postgres.run("UPDATE batches SET status = 'completed' WHERE id = %s", [file.batch_id])
+    await postgres.run("UPDATE batches SET updated_at = now() WHERE id = %s", [file.batch_id])
+    assert await retention.prune() == 1
+    assert await left(postgres, file) == (0, 0, 0, "nothing")

@@ -10,6 +10,7 @@ from agents.diagnosis.nodes import ATTEMPTS_PER_VISIT
 from agents.diagnosis.rendering import BYTES_PER_TOKEN
 from agents.diagnosis.state import Limits
 from domain.estimates import (
+    FRAME_TOKENS,
     MIN_CALLS,
     FileSize,
     estimate_batch,
@@ -48,6 +49,12 @@ def test_nearly_all_calls_stay_below_the_factor(calls: dict[int, int]) -> None:
 @given(st.integers(0, 10**6), st.integers(1, 10**6))
 def test_a_ratio_is_counted_as_no_less_than_it_is(tokens: int, byte_count: int) -> None:
     assert hundredths_of(tokens, byte_count) >= min(1000, Fraction(100 * tokens, byte_count))
+
+
+@given(st.integers(0, 10**9), st.fractions(0, 10))
+def test_tokens_in_are_rounded_up_and_no_further(byte_count: int, factor: Fraction) -> None:
+    most = most_tokens_in(byte_count, factor) - FRAME_TOKENS
+    assert most - 1 < byte_count * factor <= most
 
 
 def test_chinese_text_counts_by_its_bytes() -> None:

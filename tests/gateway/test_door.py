@@ -186,7 +186,9 @@ async def test_a_family_is_learned_and_then_believed(resources: Resources) -> No
     step = LogicalStep("f", 1, "q2", "all", "first")
     request = CompletionRequest(step, 1, model, QUESTION, "x", messages=(Message("user", "x" * 1_000),))
     size = input_bytes(request)
-    assert await estimates.most_tokens_in(request, request.model) >= size, "nothing is known: a byte may be a token"
+    assert await estimates.most_tokens_in(request, request.model) >= size, (
+        "nothing is known: a byte may be a token"
+    )
     for _ in range(WRITE_EVERY_CALLS):
         await estimates.learn(request, request.model, tokens_in=size // 4)
     family = f"campus:{model.partition(':')[2]}"

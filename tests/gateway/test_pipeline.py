@@ -65,6 +65,17 @@ def test_an_outside_callers_key_pays_and_an_agents_request_says_who_does() -> No
     assert authenticated(agents).payer == Payer("other", "batch")
 
 
+def test_a_call_with_a_section_more_is_the_same_call_otherwise() -> None:
+    before = a_context()
+    called = Called(CompletionReply("text", Usage(1, 2), "one:model"), "one:model")
+    after = before.having(called=called, passed_over=frozenset({"two:model"}))
+    assert after == replace(before, called=called, passed_over=frozenset({"two:model"}))
+    assert before == a_context(before.request, arrived=before.arrived)
+    # who pays may be known only later, and is part of which call it is
+    outside = replace(before, authenticated=None, caller=replace(CALLER, tenant_id="other"))
+    assert outside.having(authenticated=authenticated(outside)).key != outside.key
+
+
 @pytest.mark.parametrize(
     ("patterns", "allowed"),
     [((), True), (("one:*",), True), (("two:*", "*:model"), True), (("two:*",), False)],

@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from db.postgres.batches import PostgresBatches, PostgresBatchRuns
+from db.postgres.diagnoses import PostgresDiagnoses, PostgresDiagnosisThreads
 from db.postgres.grading import PostgresAssessments, PostgresSubmissions, PostgresThreads
+from db.postgres.logs import PostgresLogs
 from db.postgres.pool import Postgres
 from db.postgres.reruns import PostgresReruns
-from domain.batch import Batch
+from domain.batch import Batch, BatchKind
+from domain.diagnosis import Diagnosis, DiagnosisStart, RiskLevel, Verdict
 from domain.errors import Conflict, EpochSuperseded, SagaStepRefused
 from domain.exam import Exam
+from domain.logs import LogStart
 from domain.states import BATCH_MACHINE, FILE_MACHINE, BatchState, FileState
 from tests.db.stage import (
     a_start,
@@ -25,6 +29,7 @@ from tests.db.stage import (
     an_upload,
     opened_postgres,
     pending_batch,
+    record_log,
     stored_exam,
 )
 
@@ -41,6 +46,8 @@ COMMANDS = (
     "cancel_file",
     "barrier",
     "gather",
+    "diagnose",
+    "conclude",
     "finish",
     "cancel_batch",
     "fail_batch",
@@ -50,11 +57,21 @@ COMMANDS = (
 GOOD = ("complete", "scatter", "queue", "begin", "grade", "fail", "barrier", "gather", "finish")
 #: after a good run, which ends in part
 AGAIN = ("rerun", "begin", "fail", "barrier", "gather", "finish")
+#: by kind of batch
+PATHS = {
+    BatchKind.GRADING: (GOOD, AGAIN),
+    BatchKind.DIAGNOSIS: (
+        (*GOOD[:-1], "diagnose", "conclude", "finish"),
+        (*AGAIN[:-1], "diagnose", "conclude", "finish"),
+    ),
+}
+_LONGEST = len(sum(PATHS[BatchKind.DIAGNOSIS], ()))
 STEP = st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=3)
 #: a good run up to a drawn step, with any commands, several at once, between and after its steps
 RUNS = st.tuples(
-    st.integers(0, len(GOOD + AGAIN)),
-    st.lists(st.tuples(st.integers(0, len(GOOD + AGAIN)), STEP), max_size=4),
+    st.sampled_from(BatchKind),
+    st.integers(0, _LONGEST),
+    st.lists(st.tuples(st.integers(0, _LONGEST), STEP), max_size=4),
 )
 
 #: where files may still be open
@@ -102,12 +119,36 @@ class Machine:
             "cancel_file": lambda: self._cancel(one),
             "barrier": lambda: runs.open_barrier(batch_id),
             "gather": lambda: runs.gather(batch_id),
+            "diagnose": lambda: self._diagnose(),
+            "conclude": lambda: self._conclude(),
             "finish": lambda: runs.finish(batch_id),
             "cancel_batch": lambda: self._end_early(BatchState.CANCELLED),
             "fail_batch": lambda: self._end_early(BatchState.FAILED),
             "withdraw": lambda: batches.cancel_before_start("local", batch_id),
             "rerun": lambda: PostgresReruns(self.postgres).retry_failed("local", batch_id),
         }
+
+    @property
+    def _of_logs(self) -> bool:
+        return self.batch.opening.kind is BatchKind.DIAGNOSIS
+
+    async def _diagnose(self) -> None:
+        if not self._of_logs:
+            raise Conflict("Only a batch of logs is diagnosed.")
+        await PostgresBatchRuns(self.postgres).begin_diagnosing(self.batch.id)
+
+    async def _conclude(self) -> None:
+        batch_id = self.batch.id
+        generation = (await PostgresBatches(self.postgres).read("local", batch_id)).generation
+        start = DiagnosisStart(batch_id, generation, f"{batch_id}-run-{generation}", "diagnosis", "run")
+        epoch = await PostgresDiagnosisThreads(self.postgres).begin(start)
+        if epoch is None:
+            raise SagaStepRefused("The batch is over.")
+        diagnoses = PostgresDiagnoses(self.postgres)
+        found = Diagnosis(Verdict.UNREMARKABLE, "Nothing.", RiskLevel.NONE, "nothing stands out")
+        await diagnoses.propose(batch_id, generation, start.thread_id, epoch, found)
+        await diagnoses.record(batch_id, generation, start.thread_id)
+        await diagnoses.publish(batch_id, generation)
 
     async def _end_early(self, target: BatchState) -> None:
         generation = (await PostgresBatches(self.postgres).read("local", self.batch.id)).generation
@@ -130,11 +171,16 @@ class Machine:
             await self._begin(file_id, await self._generation(file_id))
 
     async def _begin(self, file_id: str, generation: int) -> tuple[str, int | None]:
+        if self._of_logs:
+            await PostgresLogs(self.postgres).begin(LogStart(file_id, generation, "log", "run", "run"))
+            return "run", 1
         start = a_start(file_id, thread_id=f"{file_id}-run-{generation}", generation=generation)
         return start.thread_id, await PostgresThreads(self.postgres).begin(start)
 
     async def _grade(self, file_id: str) -> None:
         generation = await self._generation(file_id)
+        if self._of_logs:
+            return await record_log(self.postgres, file_id, generation)
         thread_id, epoch = await self._begin(file_id, generation)
         if epoch is None:
             raise SagaStepRefused("The file is not open.")
@@ -165,10 +211,13 @@ class Machine:
         kinds = [each["event_type"] for each in now["events"]]
         for once in ("BatchCreated", "UploadCompleted"):
             assert kinds.count(once) <= 1
-        for each in ("AllFilesScattered", "AllFilesGathered", "ReportReady"):
+        for each in ("AllFilesScattered", "AllFilesGathered", "DiagnosisCompleted", "ReportReady"):
             assert kinds.count(each) <= batch["generation"]
         assessed = {each["file_id"] for each in now["events"] if each["event_type"] == "FileAssessed"}
         assert assessed == {s["id"] for s in now["submissions"] or [] if s["status"] == "graded"}
+        parsed = [each["file_id"] for each in now["events"] if each["event_type"] == "FileParsed"]
+        completed = [file["id"] for file in now["files"] if file["state"] == "completed"]
+        assert sorted(parsed) == (sorted(completed) if self._of_logs else [])
 
 
 def _moves(events: list[dict[str, Any]]) -> dict[str | None, list[tuple[str, str]]]:
@@ -206,8 +255,8 @@ async def exam(postgres: Postgres) -> Exam:
     return await stored_exam(postgres)
 
 
-async def a_machine(postgres: Postgres, exam: Exam) -> Machine:
-    batch = await pending_batch(postgres, exam)
+async def a_machine(postgres: Postgres, exam: Exam, kind: BatchKind = BatchKind.GRADING) -> Machine:
+    batch = await pending_batch(postgres, exam, kind=kind)
     files = await add_files(postgres, batch, [f"{n:03}.md" for n in range(_FILES)])
     return Machine(postgres, exam, batch, files)
 
@@ -215,7 +264,7 @@ async def a_machine(postgres: Postgres, exam: Exam) -> Machine:
 @settings(max_examples=100)
 @given(run=RUNS)
 async def test_commands_make_legal_moves_only_and_each_is_told_once(
-    postgres: Postgres, exam: Exam, run: tuple[int, list[tuple[int, list[str]]]]
+    postgres: Postgres, exam: Exam, run: tuple[BatchKind, int, list[tuple[int, list[str]]]]
 ) -> None:
     """
     **功能: assay, 属性 25: 批次状态机**
@@ -224,9 +273,10 @@ async def test_commands_make_legal_moves_only_and_each_is_told_once(
     For every sequence of commands, repeated and at once, batch and files make legal moves only,
     each with exactly one event, and a command that is refused changes nothing.
     """
-    machine = await a_machine(postgres, exam)
-    good, strays = run
-    steps = [(place, [command]) for place, command in enumerate((GOOD + AGAIN)[:good])] + strays
+    kind, good, strays = run
+    machine = await a_machine(postgres, exam, kind)
+    path = sum(PATHS[kind], ())
+    steps = [(place, [command]) for place, command in enumerate(path[:good])] + strays
     before = await machine.read()
     for _, commands in sorted(steps, key=lambda step: step[0]):
         accepted = await asyncio.gather(*map(machine.give, commands))
@@ -237,9 +287,12 @@ async def test_commands_make_legal_moves_only_and_each_is_told_once(
         before = now
 
 
-async def test_a_good_run_walks_the_whole_path(postgres: Postgres, exam: Exam) -> None:
-    machine = await a_machine(postgres, exam)
-    for command in GOOD:
+@pytest.mark.parametrize("kind", BatchKind)
+async def test_a_good_run_walks_the_whole_path(postgres: Postgres, exam: Exam, kind: BatchKind) -> None:
+    machine = await a_machine(postgres, exam, kind)
+    good, again = PATHS[kind]
+    diagnosed = ["diagnosing"] if kind is BatchKind.DIAGNOSIS else []
+    for command in good:
         assert await machine.give(command), command
         # a repetition is accepted, and moves nothing
         before = await machine.read()
@@ -248,14 +301,14 @@ async def test_a_good_run_walks_the_whole_path(postgres: Postgres, exam: Exam) -
         assert _moves(after["events"]) == _moves(before["events"])
     batch_moves = _moves((await machine.read())["events"])[None]
     assert [target for _, target in batch_moves] == [
-        "uploaded", "scattering", "scattered", "gathering", "gathered", "partial",
+        "uploaded", "scattering", "scattered", "gathering", "gathered", *diagnosed, "partial",
     ]  # fmt: skip
-    for command in AGAIN:
+    for command in again:
         assert await machine.give(command), command
         assert command == "finish" or not await machine.give("rerun"), "not before it has ended again"
     batch_moves = _moves((await machine.read())["events"])[None]
-    assert [target for _, target in batch_moves[6:]] == [
-        "scattering", "scattered", "gathering", "gathered", "partial",
+    assert [target for _, target in batch_moves[6 + len(diagnosed) :]] == [
+        "scattering", "scattered", "gathering", "gathered", *diagnosed, "partial",
     ]  # fmt: skip
 
 

@@ -122,7 +122,7 @@ async def _open(resources: Resources, faults: list[Fault], *, max_concurrent: in
 
 
 async def _calls_begun(model: WatchedModel, calls: int) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while model.begun.total() < calls:
             await asyncio.sleep(0.01)
 

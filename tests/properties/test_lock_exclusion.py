@@ -165,7 +165,7 @@ class House:
         if case.flushed_after_seconds is not None:
             await asyncio.sleep(case.flushed_after_seconds)
             await self._flush()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(150):
             await asyncio.gather(*tasks)
         await self.late_writes(room)
         return room

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from domain.states import BATCH_MACHINE, FILE_MACHINE
 from runtime.client import ApiClient
-from tests.river.chaos import TIMEOUT_SECONDS, Chaos, SecondWorker, rows
+from tests.river.chaos import AIM_SECONDS, TIMEOUT_SECONDS, Chaos, SecondWorker, rows
 from tests.river.fleet import FAULTS, Fleet
 from tests.river.installation import Up, patiently, until, wait_ended
 from tests.river.test_chaos import seed
@@ -54,12 +54,15 @@ class LogChaos(Chaos):
         """Nothing durable is paid for here: what is parsed twice is parsed alike."""
 
     def _kill_a_parser(self) -> None:
-        workers = [self._up.pids.get("worker-parsing"), self._second.process.pid]
-        found = [parser for pid in workers if pid is not None for parser in parsers_of(pid)]
-        for parser in found[:1]:
-            with suppress(psutil.NoSuchProcess):
-                parser.kill()
-                self.parsers_killed += 1
+        """The first that is there, waited for: a kill that meets nobody proves nothing."""
+        deadline = time.monotonic() + AIM_SECONDS
+        while time.monotonic() < deadline and not self._over.wait(0.05):
+            workers = [self._up.pids.get("worker-parsing"), self._second.process.pid]
+            for parser in (each for pid in workers if pid is not None for each in parsers_of(pid)):
+                with suppress(psutil.NoSuchProcess):
+                    parser.kill()
+                    self.parsers_killed += 1
+                    return
 
 
 def parsers_of(pid: int) -> Iterator[psutil.Process]:
@@ -98,6 +101,7 @@ def test_chaos_ends_every_log_once_and_counts_every_line(
         assert wait_ended(client, batch_id, 300) == "partial"
         table = _table(chaos, title=f"{files} logs, seed {chosen}", seconds=time.monotonic() - began)
         Console(width=100).print(table)
+        assert chaos.parsers_killed, "chaos met no parser"
         _assert_sound(up, client, batch_id, fleet)
 
 

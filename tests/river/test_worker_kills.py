@@ -9,12 +9,15 @@ from psycopg import AsyncConnection
 
 from db.postgres.checkpoints import FencedPostgresSaver
 from db.postgres.pool import open_pool
-from domain.identity import LogicalStep
+from domain.identity import LogicalStep, file_workflow_id
+from runtime.client import ApiClient
 from tests.river.classroom import OPEN, Classroom, write_script
 from tests.river.installation import Up, calls_in, until, wait_ended, wait_finished
 
 STUDENTS = 100
 KILLS_AT = (8, 32, 56)
+#: files that an event is sent to, once: most of them run on while a worker is killed
+TOLD = 60
 Answered = tuple[str, str]
 
 
@@ -58,6 +61,15 @@ async def durable_answers(postgres_url: str) -> set[Answered]:
     return found
 
 
+def tell_the_last(client: ApiClient, batch_id: str) -> list[str]:
+    """Send an event to each of the files that begin last; answers their ids."""
+    files = client.get(f"/v1/batches/{batch_id}/files", page_size=100)["items"][-TOLD:]
+    for file in files:
+        workflow_id = file_workflow_id(batch_id, file["file_id"], 1)
+        client.post(f"/v1/workflows/{workflow_id}/events", {"event_id": "announced", "type": "notice"})
+    return [file["file_id"] for file in files]
+
+
 async def wait_until_disconnected(postgres_url: str, ports: set[int]) -> None:
     """Wait for the backends of a dead process: a statement that it had sent may still be committed."""
     async with await AsyncConnection.connect(postgres_url, autocommit=True) as connection:
@@ -83,6 +95,7 @@ async def test_three_kills_of_the_cognition_worker_lose_nothing_and_repeat_nothi
         up.client() as client,
     ):
         batch_id = classroom.hand_in(client)
+        told = tell_the_last(client, batch_id)
         kills: list[tuple[int, set[Answered]]] = []
         for finished in KILLS_AT:
             wait_finished(client, batch_id, finished)
@@ -101,6 +114,9 @@ async def test_three_kills_of_the_cognition_worker_lose_nothing_and_repeat_nothi
 
         classroom.assert_exact(client, batch_id)
         classroom.assert_events_exact(client, batch_id)
+        for file_id in told:
+            state = client.get(f"/v1/submissions/{file_id}/state")
+            assert (state["stage"], state["external_events"]) == ("done", ["announced"])
         calls = calls_in(log)
         for number, (seen, durable) in enumerate(kills, start=1):
             begun_after = {answered(call) for call in calls[seen:] if call["event"] == "begun"}

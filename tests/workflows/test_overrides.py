@@ -103,7 +103,7 @@ async def test_an_override_that_cannot_be_cached_is_undone_as_soon_as_that_is_po
         StubbornCache.refusing = True
         await made.orchestrator.start_override(override)
         await until(lambda: _is(kept, "needs_intervention", file.id), within_seconds=20)
-        with pytest.raises(IllegalTransition, match="Override 1 .* under way"):
+        with pytest.raises(IllegalTransition, match=r"Override 1 .* under way"):
             await kept.check(replace(override, override_id="2"))
         StubbornCache.stubborn = False
         handle = resources.temporal.get_workflow_handle_for(
