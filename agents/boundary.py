@@ -68,6 +68,7 @@ class Boundary:
         """Let the run end after this step, as the batch is paused."""
         self.stopped_by = pause
 
+
 def refusal_of(pause: Pause) -> BudgetExhausted:
     """The condition with which a run ends that a pause has stopped."""
     return BudgetExhausted(

@@ -68,7 +68,7 @@ async def _requested(request: Request, caller: Submitter, services: ServicesOf) 
 
 
 @router.put(
-    "/{name}",
+    "/{name:path}",
     summary="Name a baseline",
     description="Whoever opens a diagnosis batch with this name from now on compares it with that batch; "
     "what was opened before keeps what the name stood for.",
@@ -101,7 +101,7 @@ async def list_baselines(
 
 
 @router.get(
-    "/{name}",
+    "/{name:path}",
     summary="Read a baseline",
     description="Which batch the name stands for.",
     responses=problems(401, 403, 404, 422, 503),
@@ -112,7 +112,7 @@ async def read_baseline(name: BaselineName, caller: Reader, services: ServicesOf
 
 
 @router.delete(
-    "/{name}",
+    "/{name:path}",
     status_code=204,
     summary="Remove a baseline",
     description="Forgets the name; its batch stays, and so do comparisons with it.",

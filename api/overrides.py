@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.bodies import body_schema, parse_body, read_body
@@ -25,6 +25,20 @@ _ASKED: dict[str, Any] = {
     "points": {"c1": 1.5},
     "reason": "The sketch on the back answers it.",
 }
+
+_OVERRIDE: dict[str, Any] = {
+    "override_id": _OVERRIDE_ID,
+    "question_id": "q2",
+    "generation": 1,
+    "reason": _ASKED["reason"],
+    "made_by": "0197c1de-6666-7000-8000-000000000000",
+    "status": "completed",
+    "score_before": 1.0,
+    "score_after": 2.5,
+    "created_at": "2026-01-02T03:05:06+00:00",
+}
+
+OverrideId = Annotated[str, Path(max_length=100, description="The override's id.", examples=[_OVERRIDE_ID])]
 
 
 class OverrideRequest(BaseModel):
@@ -66,23 +80,7 @@ class OverrideBegun(BaseModel):
 class OverrideView(BaseModel):
     """An override; `status` is its saga's: pending, completed, compensated or needs_intervention."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "override_id": _OVERRIDE_ID,
-                    "question_id": "q2",
-                    "generation": 1,
-                    "reason": _ASKED["reason"],
-                    "made_by": "0197c1de-6666-7000-8000-000000000000",
-                    "status": "completed",
-                    "score_before": 1.0,
-                    "score_after": 2.5,
-                    "created_at": "2026-01-02T03:05:06+00:00",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_OVERRIDE]})
 
     override_id: str
     question_id: str
@@ -97,6 +95,10 @@ class OverrideView(BaseModel):
 
 class OverrideList(BaseModel):
     """All overrides of a submission, newest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"submission_id": _ID, "overrides": [_OVERRIDE]}]}
+    )
 
     submission_id: str
     overrides: list[OverrideView]
@@ -160,9 +162,7 @@ async def list_overrides(submission_id: SubmissionId, caller: Reader, services: 
     """The overrides, newest first."""
     submission_id = check_id("submission", submission_id)
     found = await services.overrides.list_of_submission(caller.tenant_id, submission_id)
-    return OverrideList(
-        submission_id=submission_id, overrides=[OverrideView(**vars(each)) for each in found]
-    )
+    return OverrideList(submission_id=submission_id, overrides=[OverrideView(**vars(each)) for each in found])
 
 
 @router.post(
@@ -174,7 +174,7 @@ async def list_overrides(submission_id: SubmissionId, caller: Reader, services: 
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 async def retry_override(
-    submission_id: SubmissionId, override_id: str, caller: Submitter, services: ServicesOf
+    submission_id: SubmissionId, override_id: OverrideId, caller: Submitter, services: ServicesOf
 ) -> OverrideBegun:
     """Wake the override's workflow."""
     submission_id = check_id("submission", submission_id)

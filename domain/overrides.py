@@ -1,4 +1,4 @@
-"""A human's marks instead of a machine's: the official result changes, and every earlier one is kept (G4.2)."""
+"""A human's marks instead of a machine's: the official result changes, every earlier one is kept (G4.2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -106,13 +106,10 @@ def overridden(result: QuestionResult, points: Mapping[str, float], reason: str)
 def _marked(criterion: CriterionResult, points: float, reason: str) -> CriterionResult:
     if not 0 <= points <= criterion.max_points:
         where = f"points.{criterion.criterion_id}"
-        raise InvalidInput(
-            f"{where}: {points:g} is not between 0 and {criterion.max_points:g}.", field=where
-        )
+        raise InvalidInput(f"{where}: {points:g} is not between 0 and {criterion.max_points:g}.", field=where)
     return CriterionResult(criterion.criterion_id, points, criterion.max_points, reason)
 
 
 def override_reader(override_id: str) -> str:
     """As whose assessment an override is kept."""
     return f"{HUMAN}/{override_id}"
-

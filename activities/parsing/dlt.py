@@ -72,7 +72,10 @@ def _messages(source: Source) -> Iterator[bytes]:
             end = _end(held, start, is_last)
             if end is None:
                 break
-            yield held[start:end]
+            if end - start < _HEADERS_BYTES:
+                account.fell_short(_DAMAGED)
+            else:
+                yield held[start:end]
             position = end
         else:
             # the beginning of a message may be cut by the chunk's end

@@ -181,9 +181,7 @@ async def _put_back(connection: Connection, override: Override, reason: str) -> 
     await connection.execute(REPLACE_SQL, {**place, "old": new, "new": old})
     await connection.execute(TOTAL_SQL, place)
     told = Jsonb({"override_id": override.override_id, "reason": reason[:500]})
-    await connection.execute(
-        TELL_OF_FILE_SQL, [EventType.OVERRIDE_RETRACTED, told, override.submission_id]
-    )
+    await connection.execute(TELL_OF_FILE_SQL, [EventType.OVERRIDE_RETRACTED, told, override.submission_id])
 
 
 def _place(override: Override, generation: int) -> dict[str, Any]:

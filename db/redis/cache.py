@@ -164,7 +164,9 @@ class RedisReportCache:
         text = json.dumps(report, ensure_ascii=False)
         try:
             with self._link.use() as client:
-                await self._write_fenced(keys, [text, REPORT_SECONDS, "" if fence is None else fence, mark], client)
+                await self._write_fenced(
+                    keys, [text, REPORT_SECONDS, "" if fence is None else fence, mark], client
+                )
         except GONE_OR_REFUSED as error:
             self._log.info("report_not_cached", batch_id=batch_id, reason=type(error).__name__)
 

@@ -106,7 +106,7 @@ async def test_the_thread_of_a_diagnosis_is_kept_until_its_batch_has_ended(
         [file.batch_id, file.thread_id],
     )
     retention = PostgresThreadRetention(postgres, clock, RETENTION)
-    clock.advance(timedelta(days=31))
+    clock.pass_(timedelta(days=31).total_seconds())
     assert await retention.prune() == 0, "it may be paused, and go on"
     await postgres.run("UPDATE batches SET status = 'completed' WHERE id = %s", [file.batch_id])
     await postgres.run("UPDATE batches SET updated_at = now() WHERE id = %s", [file.batch_id])

@@ -1,6 +1,7 @@
 """The river of logs on real servers: the source's test report and its worker test, number by number (B10)."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, ClassVar
@@ -8,13 +9,16 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 from redis.asyncio import Redis
+from typer.testing import CliRunner
 
 import runtime.worker
 from db.redis.barrier import BARRIER_SECONDS, RedisBarrier, barrier_key
+from runtime.cli import app
 from runtime.resources import Resources
 from runtime.server import services
 from runtime.worker import cognition_worker, orchestration_worker, parsing_worker, serving
 from tests.builders import ended
+from tests.conftest import KEY
 
 #: as the report has them
 OPENING = {"vehicle_id": "FULL-FLOW-TEST", "vin": "FULLFLOWVIN001", "expected_workers": 2}
@@ -133,15 +137,31 @@ async def test_the_worker_test_of_the_source_is_replayed(
     assert [await barrier.count(each) for each in batch_ids] == [2] * 5
 
 
+async def command(*arguments: str) -> str:
+    """What `assay` prints."""
+    done = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
 async def test_a_batch_is_compared_with_a_baseline_by_name_and_by_id(
-    api: httpx.AsyncClient, session_resources: Resources, river: None
+    api: httpx.AsyncClient,
+    session_resources: Resources,
+    river: None,
+    api_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("ASSAY_API__URL", api_url)
+    monkeypatch.setenv("ASSAY_API__KEY", KEY)
     healthy = await handed_in(api)
     await ended(session_resources, healthy)
     named = await api.put("/v1/baselines/健康 1", json={"batch_id": healthy})
     assert named.status_code == 200, named.text
     assert (await api.get("/v1/baselines/健康 1")).json() == named.json()
-    assert [each["name"] for each in (await api.get("/v1/baselines")).json()["items"]] == ["健康 1"]
+    assert healthy in await command("baseline", "set", "a/b", healthy)
+    listed = json.loads(await command("baseline", "list", "--json"))["baselines"]
+    assert {each["name"]: each["batch_id"] for each in listed} == {"a/b": healthy, "健康 1": healthy}
+    await command("baseline", "remove", "a/b")
 
     by_name = (await api.post("/v1/batches", json={"baseline": "健康 1"})).json()
     by_id = (await api.post("/v1/batches", json={"kind": "diagnosis", "baseline": healthy})).json()
