@@ -182,7 +182,7 @@ class GatherActivities:
         return await asyncio.to_thread(gathering.summary, input_.batch_id, input_.generation, baseline)
 
     async def _take_all(self, batch_id: str, take: Callable[[LogFile, ParsedLog], None]) -> None:
-        """One log after another, as one at a time fits into memory; beside the event loop, as it takes CPU."""
+        """One log after another, so that one is in memory; beside the event loop, as it takes CPU."""
         for log, sha256 in await self.logs.parsed(batch_id):
             content = await self.objects.read(log.parsed_key)
             await asyncio.to_thread(_take, take, log, content, sha256)

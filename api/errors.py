@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import HTTPException as RouteError
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
@@ -159,8 +160,11 @@ def answer_defect(scope: Scope, error: Exception) -> ProblemResponse:
     return ProblemResponse(_document(500, "internal_error", _INTERNAL, trace_id_of(scope)), 500)
 
 
-class Carried(HTTPException):
-    """A condition on its way through a library that swallows, or changes, every other exception."""
+class Carried(RouteError):
+    """A condition on its way through a library that swallows, or changes, every other exception.
+
+    FastAPI's own kind: what is only Starlette's is swallowed, too.
+    """
 
     def __init__(self, error: AssayError) -> None:
         super().__init__(status_of(type(error)), error.message)

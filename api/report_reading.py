@@ -95,15 +95,19 @@ class ReportCopies:
 
 
 async def written_report(
-    services: "Services", tenant_id: str, batch_id: str, form: str, write: Callable[[Report], WrittenReport]
+    services: "Services",
+    key: tuple[str, str, str],
+    mark: str | None,
+    write: Callable[[Report], WrittenReport],
 ) -> WrittenReport:
-    """The report in that form, written once for all who ask for it at the same time; raises `NotFound`."""
-    key = (tenant_id, batch_id, form)
-    # before the report: what is read then is no older than its mark
-    mark = await services.report_cache.newest_mark(batch_id)
+    """The report written once for all who ask for it at the same time; raises `NotFound`.
+
+    `key` is tenant, batch and form; `mark` the report's newest, read before: what is read now is no older.
+    """
     copy = services.report_copies.find(key, mark)
     if copy is not None:
         return copy
+    tenant_id, batch_id, _ = key
 
     async def made() -> WrittenReport:
         report = await read_report(services, tenant_id, batch_id, mark)

@@ -31,6 +31,7 @@ LOCK = "upload"
 
 MAX_VEHICLE_ID_LENGTH = 255
 
+_LENGTHS = frozenset({"upload-length", "upload-defer-length"})
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 #: the library looks at a limit of its own; ours is `max_file_bytes`, which only the request's services know
 _NO_LIMIT = 2**63 - 1
@@ -171,10 +172,14 @@ async def _one(part: bytes) -> AsyncIterator[bytes]:
 def opened(visit: Visit, upload_id: str, data: Mapping[str, Any]) -> ResumableUpload:
     """The new upload of what the client states."""
     metadata = {str(name): str(value) for name, value in data["metadata"].items()}
+    if not metadata.get("batch_id"):
+        raise InvalidInput(
+            "batch_id: missing in Upload-Metadata; state the batch's id, in Base64.", field="batch_id"
+        )
     return ResumableUpload(
         id=upload_id,
         tenant_id=visit.caller.tenant_id,
-        batch_id=check_id("batch", metadata.get("batch_id", "")),
+        batch_id=check_id("batch", metadata["batch_id"]),
         name=file_name(metadata),
         size_bytes=data["size"],
         metadata={name: metadata[name] for name in _KEPT if name in metadata},
@@ -271,13 +276,26 @@ async def _enter(
         raise InvalidInput(
             f"The extensions are {EXTENSIONS}: open an upload without a body, then send PATCH.", field="body"
         )
-    if method == "PATCH" and request.headers.get("content-type") != "application/offset+octet-stream":
-        raise HTTPException(415, "Content-Type: send application/offset+octet-stream.")
+    if method == "POST" and not _LENGTHS.intersection(request.headers):
+        raise InvalidInput(
+            "Upload-Length: missing; state the file's bytes, or Upload-Defer-Length: 1.",
+            field="Upload-Length",
+        )
+    if method == "PATCH":
+        _check_body(request)
     if method == "HEAD":
         upload = await visit.find(str(request.path_params.get("uuid", "")))
         # a crash may have come between the last byte and the file
         if upload is not None and upload.arrived:
             await join(visit, upload)
+
+
+def _check_body(request: Request) -> None:
+    """The library stores a body and looks at its headers then."""
+    if request.headers.get("content-type") != "application/offset+octet-stream":
+        raise HTTPException(415, "Content-Type: send application/offset+octet-stream.")
+    if "content-length" not in request.headers:
+        raise HTTPException(411, "Content-Length: missing; state the bytes of this request's body.")
 
 
 Hook = Callable[[Mapping[str, str], Mapping[str, Any]], Awaitable[None]]

@@ -35,11 +35,11 @@ _LIKELY_FACTOR = Fraction(1, 3)
 _LIKELY_TEXT_BYTES = 4_000
 _TEXT_SUFFIXES = (".txt", ".md", ".json", ".csv", ".ipynb")
 
-#: a diagnosis looks for lines and concludes; at most, a long summary is surveyed in segments before, the conclusion
-#: is asked for again where its evidence is not there, and every call is repaired
+#: a diagnosis looks for lines and concludes; at most, a long summary is surveyed in segments before, the
+#: conclusion is asked for again where its evidence is not there, and every call is repaired
 DIAGNOSIS_CALLS = 3
 MOST_DIAGNOSIS_CALLS = 24
-#: what one prompt of a diagnosis has at most, in bytes, and its reply in tokens; a test compares them with the agent
+#: what one prompt of a diagnosis has at most, in bytes, and its reply in tokens; a test asks the agent
 DIAGNOSIS_PROMPT_BYTES = 96_000
 MOST_DIAGNOSIS_TOKENS = 6_000
 _LIKELY_DIAGNOSIS_TOKENS = 1_200

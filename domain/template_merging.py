@@ -8,7 +8,7 @@ from domain.logs import WILDCARD
 #: of the tokens that are the same in both: a template of wildcards alone would swallow all of its length
 _LEAST_SHARED = 0.5
 #: ways through the templates that are followed for one; logs made to have more only merge less
-_MOST_WAYS = 256
+_MOST_WAYS = 64
 
 
 def canonical_texts(texts: Iterable[str]) -> dict[str, str]:

@@ -50,8 +50,8 @@ class DltReader:
     format = LogFormat.DLT
 
     def recognises(self, source: Source) -> bool:
-        """Every message begins with the same bytes."""
-        return source.head.startswith(_MAGIC)
+        """Every message begins with the same bytes; the first of them may be damaged."""
+        return source.head.startswith(_MAGIC) or source.head.count(_MAGIC) > 1
 
     def read(self, source: Source) -> Iterator[LogLine]:
         """The member's messages; after a damaged one it goes on at the next that can be found."""

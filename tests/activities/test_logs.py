@@ -13,8 +13,7 @@ from db.objects.store import ObjectStoreFiles
 from domain.documents import encode
 from domain.errors import DocumentInvalid, RedisUnavailable
 from domain.identity import parsed_log_key
-from domain.logs import KeptLog, LogFormat, ParsedLog, Signal, TemplateCount
-from domain.logs import Level as L
+from domain.logs import KeptLog, Level, LogFormat, ParsedLog, Signal, TemplateCount
 
 PARSED = ParsedLog(
     LogFormat.TEXT,
@@ -100,8 +99,8 @@ async def test_a_document_is_kept_and_a_repetition_and_a_late_parser_change_noth
         (encode(replace(PARSED, first_at="yesterday")), "first_at"),
         (encode(replace(PARSED, last_at="2026-01-02T03:04:05")), "last_at"),
         (encode(replace(PARSED, expanded_bytes=-1)), "expanded_bytes"),
-        (encode(replace(PARSED, levels={L.INFO: -2})), "levels"),
-        (encode(replace(PARSED, signals=(Signal("s", "s", L.INFO, 1),) * 1_001)), "signals"),
+        (encode(replace(PARSED, levels={Level.INFO: -2})), "levels"),
+        (encode(replace(PARSED, signals=(Signal("s", "s", Level.INFO, 1),) * 1_001)), "signals"),
     ],
 )
 async def test_a_document_that_is_not_what_it_should_be_is_refused_by_its_field(

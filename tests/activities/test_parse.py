@@ -146,7 +146,10 @@ async def test_processes_are_kept_from_log_to_log_and_are_no_more_than_stated(st
         assert other in {each.pid for each in children()}
 
 
-async def test_what_a_log_does_wrong_is_said_and_the_process_stays(store: Store) -> None:
+async def test_what_is_wrong_with_a_log_is_said_and_the_process_stays_without_secrets_and_bounded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSAY_API__KEY", "secret")
     async with parsers(store) as processes:
         with pytest.raises(NotFound):
             await processes.parse(replace(TASK, object_key="elsewhere"), nobody)
@@ -154,6 +157,8 @@ async def test_what_a_log_does_wrong_is_said_and_the_process_stays(store: Store)
         await store.put(SHORT)
         await processes.parse(TASK, nobody)
         assert children() == [parser]
+        assert "ASSAY_API__KEY" not in parser.environ()
+        assert parser.rlimit(psutil.RLIMIT_DATA)[1] == 1024**3
 
 
 async def test_a_parser_that_hangs_is_ended(store: Store) -> None:
@@ -162,30 +167,6 @@ async def test_a_parser_that_hangs_is_ended(store: Store) -> None:
         with pytest.raises(ParserLost, match=r"0\.3 s"):
             await processes.parse(TASK, nobody)
         assert not children()
-
-
-async def test_a_cancelled_attempt_ends_its_process(store: Store) -> None:
-    await store.put(LONG)
-    positions: list[Mapping[str, int]] = []
-    async with parsers(store) as processes:
-        attempt = asyncio.create_task(processes.parse(TASK, positions.append))
-        await until(lambda: positions)
-        attempt.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await attempt
-        assert not children()
-
-
-async def test_a_parser_knows_no_secrets_of_the_settings_and_has_bounded_memory(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ASSAY_API__KEY", "secret")
-    await store.put(SHORT)
-    async with parsers(store) as processes:
-        await processes.parse(TASK, nobody)
-        (parser,) = children()
-        assert "ASSAY_API__KEY" not in parser.environ()
-        assert parser.rlimit(psutil.RLIMIT_DATA)[1] == 1024**3
 
 
 async def test_the_activity_is_never_silent_for_half_the_timeout_though_the_parser_stands_still(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import io
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -54,7 +55,12 @@ async def listed(api: httpx.AsyncClient, batch_id: str) -> list[dict[str, Any]]:
 async def test_a_file_arrives_in_pieces(api: httpx.AsyncClient, batch_id: str) -> None:
     content = b"first half, second half"
     url = await begin(
-        api, len(content), batch_id, "组 B/日志.txt", vehicle_id="v-1", sha256=hashlib.sha256(content).hexdigest()
+        api,
+        len(content),
+        batch_id,
+        "组 B/日志.txt",
+        vehicle_id="v-1",
+        sha256=hashlib.sha256(content).hexdigest(),
     )
 
     first = await send(api, url, 0, content[:11])
@@ -128,6 +134,45 @@ async def test_of_two_that_send_the_same_stretch_each_byte_is_kept_once(
     assert file["sha256"] == hashlib.sha256(content).hexdigest()
 
 
+async def test_of_two_at_once_the_later_one_hears_that_its_bytes_were_not_taken(
+    api: httpx.AsyncClient, batch_id: str
+) -> None:
+    url = await begin(api, 6, batch_id, "a.log")
+    is_under_way = asyncio.Event()
+    may_end = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"AAA"
+        is_under_way.set()
+        await may_end.wait()
+        yield b"AAA"
+
+    headers = {**PATCH, "Upload-Offset": "0", "Content-Length": "6"}
+    slow = asyncio.create_task(api.patch(url, headers=headers, content=slowly()))
+    await is_under_way.wait()
+    await asyncio.sleep(0.1)  # its first bytes are read while nothing has been stored
+    quick = await send(api, url, 0, b"BBBBBB")
+    may_end.set()
+
+    assert (quick.status_code, (await slow).status_code) == (204, 409)
+    [file] = await listed(api, batch_id)
+    assert file["sha256"] == hashlib.sha256(b"BBBBBB").hexdigest()
+
+
+async def test_a_body_of_unknown_length_is_refused_and_not_kept(
+    api: httpx.AsyncClient, batch_id: str
+) -> None:
+    url = await begin(api, 3, batch_id, "a.log")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"abc"
+
+    answer = await api.patch(url, headers={**PATCH, "Upload-Offset": "0"}, content=chunks())
+
+    assert (answer.status_code, "Content-Length" in answer.json()["detail"]) == (411, True)
+    assert (await api.head(url, headers=TUS)).headers["Upload-Offset"] == "0"
+
+
 async def test_what_is_wrong_is_said_before_a_byte_is_sent(
     api: httpx.AsyncClient, batch_id: str, open_batch: Any
 ) -> None:
@@ -135,7 +180,7 @@ async def test_what_is_wrong_is_said_before_a_byte_is_sent(
     await api.put(f"/v1/batches/{frozen}/files/a", content=b"1")
     await api.post(f"/v1/batches/{frozen}/cancel")
     stated: list[tuple[dict[str, str], int, str]] = [
-        ({"filename": "a"}, 404, "not_found"),
+        ({"filename": "a"}, 422, "invalid_input"),
         ({"filename": "a", "batch_id": str(uuid4())}, 404, "not_found"),
         ({"filename": "a", "batch_id": frozen}, 409, "batch_frozen"),
         ({"batch_id": batch_id}, 422, "invalid_input"),
@@ -148,6 +193,9 @@ async def test_what_is_wrong_is_said_before_a_byte_is_sent(
 
     answers = [await create(api, 3, **each) for each, _, _ in stated]
     too_large = await create(api, 2**40, batch_id=batch_id, filename="a")
+    without_length = await api.post(
+        "/v1/uploads", headers={**TUS, **metadata(batch_id=batch_id, filename="a")}
+    )
     without_key = await api.post("/v1/uploads", headers={**TUS, "Upload-Length": "3", "Authorization": ""})
     other_version = await api.post("/v1/uploads", headers={"Tus-Resumable": "0.2.2", "Upload-Length": "3"})
     with_body = await api.post(
@@ -158,6 +206,7 @@ async def test_what_is_wrong_is_said_before_a_byte_is_sent(
 
     assert [(each.status_code, each.json()["code"]) for each in answers] == [each[1:] for each in stated]
     assert (too_large.status_code, "max_file_bytes" in too_large.text) == (413, True)
+    assert (without_length.status_code, without_length.json()["field"]) == (422, "Upload-Length")
     assert (without_key.status_code, other_version.status_code, with_body.status_code) == (401, 412, 422)
 
 

@@ -144,7 +144,9 @@ async def record_log(postgres: Postgres, file_id: str, generation: int = 1) -> N
     """The log parsed: begun, and what was found recorded."""
     logs = PostgresLogs(postgres)
     await logs.begin(LogStart(file_id, generation, f"file/{file_id}", "run", "run"))
-    parsed = ParsedLog(LogFormat.TEXT, size_bytes=8, expanded_bytes=8, lines=2, parsed_lines=2, parser="stage")
+    parsed = ParsedLog(
+        LogFormat.TEXT, size_bytes=8, expanded_bytes=8, lines=2, parsed_lines=2, parser="stage"
+    )
     await logs.record(file_id, generation, KeptLog(f"parsed/{file_id}", "0" * 64), parsed)
 
 

@@ -34,7 +34,12 @@ def a_diagnosis(summary: str = "A\0 line.", **fields: str) -> Diagnosis:
 
 def start_of(batch: Batch, thread_id: str = "run-1", **fields: datetime) -> DiagnosisStart:
     return DiagnosisStart(
-        batch.id, batch.generation, f"{batch.id}/{thread_id}", f"batch/{batch.id}/diagnosis", thread_id, **fields
+        batch.id,
+        batch.generation,
+        f"{batch.id}/{thread_id}",
+        f"batch/{batch.id}/diagnosis",
+        thread_id,
+        **fields,
     )
 
 
@@ -45,7 +50,9 @@ async def gathered_batch(postgres: Postgres, *, signature: str = "", finished: b
     runs = PostgresBatchRuns(postgres)
     await runs.open_barrier(batch.id)
     await runs.begin_gathering(batch.id)
-    summary = BatchSummary(batch.id, 1, files=1, lines=2, parsed_lines=2, expanded_bytes=8, signature=signature)
+    summary = BatchSummary(
+        batch.id, 1, files=1, lines=2, parsed_lines=2, expanded_bytes=8, signature=signature
+    )
     await PostgresSummaries(postgres).write(summary, "key", "0" * 64)
     await runs.gather(batch.id)
     await runs.begin_diagnosing(batch.id)
@@ -100,7 +107,9 @@ async def test_a_diagnosis_becomes_official_once_and_may_be_retracted_until_it_i
 
     runs = PostgresBatchRuns(postgres)
     assert [await runs.finish(each.id) for each in (kept, retracted)] == ["completed", "partial"]
-    told = [[each["event_type"] for each in await events_of(postgres, batch.id)] for batch in (kept, retracted)]
+    told = [
+        [each["event_type"] for each in await events_of(postgres, batch.id)] for batch in (kept, retracted)
+    ]
     assert [each.count("DiagnosisCompleted") for each in told] == [1, 1]
     assert [each.count("DiagnosisRetracted") for each in told] == [0, 1]
     row = await postgres.row("SELECT root_cause, document FROM ai_diagnoses WHERE batch_id = %s", [kept.id])
@@ -123,7 +132,9 @@ async def test_a_rerun_takes_the_thread_from_whoever_still_works(postgres: Postg
         await PostgresPauses(postgres).pause_batch(batch.id, 1, Pause("batch"))
 
 
-async def test_an_equal_case_is_found_within_its_tenant_and_by_its_first_diagnosis(postgres: Postgres) -> None:
+async def test_an_equal_case_is_found_within_its_tenant_and_by_its_first_diagnosis(
+    postgres: Postgres,
+) -> None:
     signature = uuid4().hex
     diagnoses, batches = PostgresDiagnoses(postgres), []
     for reused_from in ("", "an earlier one"):
@@ -147,7 +158,9 @@ async def test_a_pause_of_before_a_resumption_pauses_nothing(postgres: Postgres)
     assert (await PostgresBatches(postgres).read("local", batch.id)).state is BatchState.DIAGNOSING
 
 
-async def test_a_baseline_is_the_tenants_own_and_is_settled_when_a_batch_is_opened(postgres: Postgres) -> None:
+async def test_a_baseline_is_the_tenants_own_and_is_settled_when_a_batch_is_opened(
+    postgres: Postgres,
+) -> None:
     baselines = PostgresBaselines(postgres)
     first, second = [await gathered_batch(postgres, finished=True) for _ in range(2)]
     running = await gathered_batch(postgres)

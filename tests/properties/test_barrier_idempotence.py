@@ -64,9 +64,7 @@ def activities(postgres: Postgres, redis: RedisLink) -> BatchActivities:
 
 
 @settings(max_examples=100)
-@given(
-    kind=st.sampled_from(BatchKind), count=st.integers(1, _FILES), steps=STEPS, openers=st.integers(1, 4)
-)
+@given(kind=st.sampled_from(BatchKind), count=st.integers(1, _FILES), steps=STEPS, openers=st.integers(1, 4))
 async def test_the_barrier_opens_once_with_the_right_count(
     postgres: Postgres,
     redis: RedisLink,

@@ -180,7 +180,8 @@ class Machine:
     async def _grade(self, file_id: str) -> None:
         generation = await self._generation(file_id)
         if self._of_logs:
-            return await record_log(self.postgres, file_id, generation)
+            await record_log(self.postgres, file_id, generation)
+            return
         thread_id, epoch = await self._begin(file_id, generation)
         if epoch is None:
             raise SagaStepRefused("The file is not open.")

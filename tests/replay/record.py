@@ -190,7 +190,7 @@ async def test_record_a_batch_of_logs(resources: Resources) -> None:
 async def test_record_a_diagnosis_that_pauses_and_then_fails(resources: Resources) -> None:
     batch = await logs.open_logs(resources, {"a.log": logs.HEALTHY})
     refusals = [BudgetExhausted("Too much.", scope="batch", missing_nanodollars=5), ModelRefused("No.")]
-    diagnoser = logs.PlainDiagnoser(resources, refusals=[*refusals])
+    diagnoser = logs.PlainDiagnoser(resources, refusals={batch.id: [*refusals]})
     workers = logs.parsing(resources), logs.diagnosing(resources, diagnoser)
     async with running(orchestration(resources), *workers):
         await start(resources, batch)
@@ -202,17 +202,17 @@ async def test_record_a_diagnosis_that_pauses_and_then_fails(resources: Resource
 
 
 async def test_record_logs_that_are_cancelled(resources: Resources) -> None:
-    parser = logs.LineParser(resources, logs.Gate(holds=lambda _: True))
-    diagnoser = logs.PlainDiagnoser(resources, logs.Gate(holds=lambda _: True))
+    parser = logs.LineParser(resources, logs.Gate(everyone=True))
+    diagnoser = logs.PlainDiagnoser(resources, logs.Gate(everyone=True))
     parsed = await logs.open_logs(resources, {"a.log": logs.HEALTHY})
     async with running(orchestration(resources), logs.diagnosing(resources, diagnoser)):
         async with running(logs.parsing(resources)):
             await start(resources, parsed)
-            await diagnoser.gate.is_holding(1)
+            await diagnoser.gate.is_holding(parsed.id)
         async with running(logs.parsing(resources, parser)):
             waiting = await logs.open_logs(resources, {"a.log": logs.HEALTHY})
             await start(resources, waiting)
-            await parser.gate.is_holding(1)
+            await parser.gate.is_holding("a.log")
             for each in (parsed, waiting):
                 await services(resources).orchestrator.cancel_batch(each)
             await all_ended(resources, parsed, waiting)

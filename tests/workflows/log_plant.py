@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,34 +57,30 @@ async def open_logs(
 
 @dataclass
 class Gate:
-    """Holds whoever comes in until it is opened, heartbeating meanwhile."""
+    """Holds those whose names are told, or everyone, for as long as they are let; heartbeats meanwhile."""
 
-    holds: Callable[[str], bool] = lambda _: False
+    everyone: bool = False
+    names: set[str] = field(default_factory=set)
     held: Counter[str] = field(default_factory=Counter)
-    begun: Counter[str] = field(default_factory=Counter)
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def enter(self, name: str) -> None:
         """Come in."""
-        self.begun[name] += 1
-        if not self.holds(name):
-            return
         self.held[name] += 1
         try:
-            while not self.opened.is_set():
+            while self.everyone or name in self.names:
                 activity.heartbeat()
                 await asyncio.sleep(0.05)
         finally:
             self.held[name] -= 1
 
-    async def is_holding(self, count: int, *, within_seconds: float = 30) -> None:
-        """Wait until exactly so many are held."""
+    async def is_holding(self, name: str, *, within_seconds: float = 30) -> None:
+        """Wait until it is held."""
         try:
             async with asyncio.timeout(within_seconds):
-                while self.held.total() != count:
+                while not self.held[name]:
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            pytest.fail(f"{self.held.total()} are held instead of {count}")
+            pytest.fail(f"{name} is not held")
 
 
 @dataclass
@@ -146,13 +142,14 @@ async def _once(content: bytes) -> AsyncIterator[bytes]:
 
 @dataclass
 class PlainDiagnoser:
-    """Says of a batch what its summary says, after as many refusals as it is told."""
+    """Says of a batch what its summary says, after as many refusals as it is told; held by batch id."""
 
     resources: Resources
     gate: Gate = field(default_factory=Gate)
-    #: raised, one a call, before anything is proposed
-    refusals: list[AssayError] = field(default_factory=list)
-    seen: list[tuple[str, int]] = field(default_factory=list)
+    #: by batch id: raised, one a call, before anything is proposed
+    refusals: dict[str, list[AssayError]] = field(default_factory=dict)
+    #: by batch id: the thread and the epoch of each attempt
+    seen: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     @activity.defn
     async def diagnose_batch(self, batch: DiagnoseInput) -> DiagnoseResult:
@@ -170,10 +167,10 @@ class PlainDiagnoser:
         epoch = await PostgresDiagnosisThreads(self.resources.postgres).begin(start)
         if epoch is None:
             raise EpochSuperseded("Another attempt has the batch.")
-        self.seen.append((thread_id, epoch))
-        await self.gate.enter("diagnosis")
-        if self.refusals:
-            raise self.refusals.pop(0)
+        self.seen.setdefault(batch.batch_id, []).append((thread_id, epoch))
+        await self.gate.enter(batch.batch_id)
+        if refusals := self.refusals.get(batch.batch_id):
+            raise refusals.pop(0)
         summary = await PostgresSummaries(self.resources.postgres).read(batch.batch_id, batch.generation)
         grave = summary.levels.get(Level.ERROR, 0)
         diagnosis = Diagnosis(

@@ -166,6 +166,7 @@ UNKNOWN_ARGUMENT = verbose("a").replace(b"\x00\x02\x00\x00", b"\x00\x40\x00\x00"
         (verbose("a")[:-6] + verbose("b"), ["damaged", "b"], "damaged"),
         (verbose("a") + verbose("b")[:-1], ["a"], "breaks off"),
         (verbose("a") + verbose("b")[:20], ["a"], "breaks off"),
+        (verbose("x")[3:] + verbose("a") + verbose("b"), ["a", "b"], "damaged"),
         (verbose("a") + b"DLT\x01" + verbose("b"), ["a", "b"], "damaged"),
         (UNKNOWN_ARGUMENT + verbose("b"), ["damaged", "b"], "damaged"),
     ],
