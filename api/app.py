@@ -63,8 +63,6 @@ def create_app(lifespan: Lifespan) -> FastAPI:
     routers = (
         # the first that matches is taken: here every microsecond is added to a model's
         completions,
-        # read again and again by whoever waits
-        reports,
         exams,
         batches,
         baselines,
@@ -75,6 +73,7 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         resumable,
         tables,
         files,
+        reports,
         progress,
         submissions,
         overrides,
@@ -93,6 +92,7 @@ def create_app(lifespan: Lifespan) -> FastAPI:
         app.include_router(each.router, prefix="/api", include_in_schema=False)
     app.include_router(health.router)
     install_error_handlers(app)
+    app.add_middleware(reports.StraightToReports)
     app.add_middleware(completions.StraightToChat)
     app.add_middleware(TraceMiddleware, measure=_measure, crashed=answer_defect)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's documented way

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,35 +63,49 @@ class ReportCopies:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._copies: OrderedDict[Hashable, tuple[str, float, WrittenReport]] = OrderedDict()
+        self._copies: OrderedDict[tuple[str, str], _Copy] = OrderedDict()
         self._bytes = 0
 
-    def find(self, key: Hashable, mark: str | None) -> WrittenReport | None:
-        """The copy with that mark."""
-        entry = self._copies.get(key)
-        if entry is None or mark is None:
-            return None
-        kept_mark, until, written = entry
-        if kept_mark != mark or self._clock() >= until:
-            self._drop(key)
-            return None
-        self._copies.move_to_end(key)
-        return written
+    def has(self, batch_id: str, form: str) -> bool:
+        """Whether it is worth asking for."""
+        return (batch_id, form) in self._copies
 
-    def keep(self, key: Hashable, mark: str, written: WrittenReport) -> None:
+    def find(self, key: tuple[str, str, str], mark: str | None) -> WrittenReport | None:
+        """The copy of that tenant, batch and form, if it has that mark."""
+        tenant_id, batch_id, form = key
+        place = (batch_id, form)
+        copy = self._copies.get(place)
+        if copy is None or copy.tenant_id != tenant_id:
+            return None
+        if copy.mark != mark or self._clock() >= copy.until:
+            self._drop(place)
+            return None
+        self._copies.move_to_end(place)
+        return copy.written
+
+    def keep(self, key: tuple[str, str, str], mark: str, written: WrittenReport) -> None:
         """Keep a report that was read after its mark was."""
+        tenant_id, batch_id, form = key
         if len(written.body) > MAX_COPIES_BYTES // 8:
             return
-        self._drop(key)
-        self._copies[key] = (mark, self._clock() + COPY_SECONDS, written)
+        self._drop((batch_id, form))
+        self._copies[batch_id, form] = _Copy(tenant_id, mark, self._clock() + COPY_SECONDS, written)
         self._bytes += len(written.body)
         while self._bytes > MAX_COPIES_BYTES:
             self._drop(next(iter(self._copies)))
 
-    def _drop(self, key: Hashable) -> None:
-        entry = self._copies.pop(key, None)
-        if entry is not None:
-            self._bytes -= len(entry[-1].body)
+    def _drop(self, place: tuple[str, str]) -> None:
+        copy = self._copies.pop(place, None)
+        if copy is not None:
+            self._bytes -= len(copy.written.body)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    tenant_id: str
+    mark: str
+    until: float
+    written: WrittenReport
 
 
 async def written_report(

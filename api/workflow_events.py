@@ -37,8 +37,8 @@ class EventRequest(BaseModel):
 
     event_id: str
     type: str = Field(
-        description="`retry` wakes a file that needs intervention. A file's agent hears events of every type, "
-        "and they are kept."
+        description="`retry` wakes a file that needs intervention. A file's agent hears events of every "
+        "type, and they are kept."
     )
     data: dict[str, Any] = Field(default_factory=dict, description="A JSON object of at most 32 KiB.")
 
@@ -84,9 +84,9 @@ async def _requested(request: Request, caller: Submitter, services: ServicesOf) 
     status_code=202,
     summary="Tell a workflow of an event",
     description="The event is stored and then delivered to the workflow as exactly one signal, however often "
-    "it is sent; a file's running agent has it in its state from its next step on; an `event_id` with other content is a 409. An event for a workflow that has not begun waits "
-    "for it; for one that has ended it becomes `undeliverable`, which the list of events shows. A workflow "
-    "takes at most 1,000 events.",
+    "it is sent; a file's running agent has it in its state from its next step on; an `event_id` with other "
+    "content is a 409. An event for a workflow that has not begun waits for it; for one that has ended it "
+    "becomes `undeliverable`, which the list of events shows. A workflow takes at most 1,000 events.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=body_schema(EventRequest),
 )

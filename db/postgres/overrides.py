@@ -42,7 +42,7 @@ BEGIN_SAGA_SQL = """
 INSERT INTO saga_transactions (saga_id, steps, final_status, started_at) VALUES (%s, %s, 'pending', now())
 """
 REPLACE_SQL = """
-UPDATE grading_results SET result = %(new)s, score = (%(new)s ->> 'score')::double precision
+UPDATE grading_results SET result = %(new)s, score = (%(new)s::jsonb ->> 'score')::double precision
 WHERE (submission_id, generation, question_id) = (%(submission_id)s, %(generation)s, %(question_id)s)
   AND result = %(old)s
 """

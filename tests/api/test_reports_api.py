@@ -12,6 +12,7 @@ import pytest
 from api.report_reading import read_report
 from api.singleflight import SingleFlight
 from db.postgres.reports import PostgresResults
+from db.postgres.tenants import PostgresKeys
 from domain.states import BATCH_MACHINE
 from runtime.resources import Resources
 from runtime.server import services
@@ -192,3 +193,27 @@ async def test_a_rebuild_that_lost_its_lease_does_not_replace_a_newer_one(
     assert await cache.read(batch_id) is None
     await cache.write(batch_id, {"batch": "newest"}, mark=mark, fence=9)
     assert await cache.read(batch_id) == {"batch": "newest"}
+
+
+async def test_a_copy_is_answered_as_the_whole_way_answers_and_to_nobody_else(
+    api: httpx.AsyncClient, batch_id: str, session_resources: Resources
+) -> None:
+    (await api.post(f"/v1/batches/{batch_id}/cancel")).raise_for_status()
+    url = f"/v1/batches/{batch_id}/report"
+    first, second, third = [await api.get(url) for _ in range(3)]
+    whole_way = await api.get(url, params={"format": "json"})
+    for each in (second, third, whole_way):
+        assert each.content == first.content
+        assert each.headers["content-type"] == first.headers["content-type"]
+        assert each.headers["vary"] == "Accept"
+    pages = [await api.get(url, headers={"Accept": "text/html"}) for _ in range(3)]
+    assert {each.headers["content-type"] for each in pages} == {"text/html; charset=utf-8"}
+
+    await PostgresKeys(session_resources.postgres).ensure("others", "others", "key", "assay_others_key")
+    stranger = await api.get(url, headers={"Authorization": "Bearer assay_others_key"})
+    nobody = await api.get(url, headers={"Authorization": "Bearer assay_nobody"})
+    assert (stranger.status_code, nobody.status_code) == (404, 401)
+
+    await session_resources.postgres.run("UPDATE batches SET name = 'Renamed' WHERE id = %s", [batch_id])
+    await services(session_resources).report_cache.forget(batch_id)
+    assert (await api.get(url)).json()["batch"]["name"] == "Renamed"

@@ -50,7 +50,7 @@ async def opened_ledger(
     # not the writer's address: another one may stand there when this one has gone
     name, numbers = uuid4().hex[:12], itertools.count(1)
     connect = options.pop("connect", lambda: connect_writer(url, durable=False))
-    within = options.pop("within_seconds", 10.0)
+    within = options.pop("within_seconds", 60.0)
     writer = LedgerWriter(connect, clock, **options)
     ledger = PostgresLedger(
         writer,

@@ -54,6 +54,20 @@ def books(postgres: Postgres, clock: HeldClock) -> CountingBooks:
 
 
 @pytest.fixture
+async def postgres(own_postgres: Postgres) -> Postgres:
+    """A reconciler looks at every copy there is, so each test has a database of its own …"""
+    return own_postgres
+
+
+@pytest.fixture
+async def redis(own_redis_url: str) -> AsyncIterator[RedisLink]:
+    """… and a Redis of its own."""
+    link = RedisLink.to(own_redis_url, max_connections=10, timeout_seconds=5)
+    yield link
+    await link.close()
+
+
+@pytest.fixture
 def figures() -> GatewayFigures:
     return GatewayFigures(CollectorRegistry())
 
@@ -75,11 +89,11 @@ def a_copier(
 
 @pytest.fixture
 async def ledger(
-    session_database_url: str, postgres: Postgres, clock: HeldClock, quotas: RedisQuotas
+    database_url: str, postgres: Postgres, clock: HeldClock, quotas: RedisQuotas
 ) -> AsyncIterator[PostgresLedger]:
     """A ledger whose commits are copied."""
     options = {"on_committed": quotas.push}
-    async with opened_ledger(session_database_url, clock, postgres, **options) as opened:
+    async with opened_ledger(database_url, clock, postgres, **options) as opened:
         yield opened
 
 

@@ -104,7 +104,7 @@ class WatchedModel:
         self.returned[request.key] += 1
         return reply
 
-    async def is_holding(self, calls: int, *, within_seconds: float = 120) -> None:
+    async def is_holding(self, calls: int, *, within_seconds: float = 200) -> None:
         """Wait until exactly so many calls are held."""
         try:
             async with asyncio.timeout(within_seconds):
@@ -193,7 +193,7 @@ async def files_of(resources: Resources, batch: Batch) -> list[StoredFile]:
     return files
 
 
-async def all_ended(resources: Resources, *batches: Batch, within_seconds: float = 150) -> list[Batch]:
+async def all_ended(resources: Resources, *batches: Batch, within_seconds: float = 200) -> list[Batch]:
     """The batches once their workflows are closed, each in a final state."""
     stores = services(resources).batches
     async with asyncio.timeout(within_seconds):
