@@ -50,9 +50,11 @@ def test_killed_at_ten_moments_of_its_start_it_leaves_no_orphan_and_starts_again
         # every other folder is a fresh one: initdb and the migrations are killed too
         folder = tmp_path / f"data-{number // 2}"
         victim = Up(folder)
-        time.sleep(choose.uniform(0.05, 1.0) * seconds)
-        had_children += len(processes_of(folder)) > 1
-        longest = max(longest, victim.kill())
+        try:
+            time.sleep(choose.uniform(0.05, 1.0) * seconds)
+            had_children += len(processes_of(folder)) > 1
+        finally:
+            longest = max(longest, victim.kill())
         with Up(folder) as again:
             assert_works(again)
             # running, too, it may be killed
