@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
 from api.metrics import ApiMetrics
-from api.report_reading import Report, ReportCopies, WrittenReport
+from api.report_reading import Report, WrittenReport, WrittenReports
 from api.singleflight import SingleFlight
 from domain.completion import ModelNames
 from domain.diagnosis import Baselines, DiagnosisDeltas, DiagnosisReports
@@ -156,7 +156,7 @@ class Services:
     streams: OpenStreams = field(default_factory=OpenStreams)
     reports: SingleFlight[Report] = field(default_factory=SingleFlight)
     report_writings: SingleFlight[WrittenReport] = field(default_factory=SingleFlight)
-    report_copies: ReportCopies = field(default_factory=lambda: ReportCopies(monotonic))
+    written_reports: WrittenReports = field(default_factory=lambda: WrittenReports(monotonic))
 
 
 class LifespanState(TypedDict):

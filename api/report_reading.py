@@ -1,4 +1,4 @@
-"""Reading reports: from this process's copies, the cache, or Postgres, which one reader asks for all (B8)."""
+"""Reading reports: as written before, from the cache, or from Postgres, which one asks for all (B8)."""
 
 import asyncio
 from collections import OrderedDict
@@ -20,9 +20,9 @@ Report = Mapping[str, Any]
 #: for a rebuild in another process
 REBUILD_WAIT_SECONDS = 10.0
 #: written reports that one process keeps
-MAX_COPIES_BYTES = 64 * 1024**2
+MAX_WRITTEN_BYTES = 64 * 1024**2
 #: after that the cache is asked again, whose reports expire
-COPY_SECONDS = 60.0
+WRITTEN_SECONDS = 60.0
 
 #: what every report of a kind has; an older version of this program may have cached one with less
 _COMMON = frozenset({"batch", "counts", "total_files", "failures", "usage", "timing"})
@@ -54,7 +54,7 @@ class WrittenReport:
     headers: Mapping[str, str]
 
 
-class ReportCopies:
+class WrittenReports:
     """Written reports of this process, the least recently read dropped first.
 
     A copy counts only as long as its mark is the report's newest in Redis: whatever changes a batch takes the
@@ -63,7 +63,7 @@ class ReportCopies:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._copies: OrderedDict[tuple[str, str], _Copy] = OrderedDict()
+        self._copies: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._bytes = 0
 
     def has(self, batch_id: str, form: str) -> bool:
@@ -86,12 +86,12 @@ class ReportCopies:
     def keep(self, key: tuple[str, str, str], mark: str, written: WrittenReport) -> None:
         """Keep a report that was read after its mark was."""
         tenant_id, batch_id, form = key
-        if len(written.body) > MAX_COPIES_BYTES // 8:
+        if len(written.body) > MAX_WRITTEN_BYTES // 8:
             return
         self._drop((batch_id, form))
-        self._copies[batch_id, form] = _Copy(tenant_id, mark, self._clock() + COPY_SECONDS, written)
+        self._copies[batch_id, form] = _Kept(tenant_id, mark, self._clock() + WRITTEN_SECONDS, written)
         self._bytes += len(written.body)
-        while self._bytes > MAX_COPIES_BYTES:
+        while self._bytes > MAX_WRITTEN_BYTES:
             self._drop(next(iter(self._copies)))
 
     def _drop(self, place: tuple[str, str]) -> None:
@@ -101,7 +101,7 @@ class ReportCopies:
 
 
 @dataclass(frozen=True)
-class _Copy:
+class _Kept:
     tenant_id: str
     mark: str
     until: float
@@ -118,7 +118,7 @@ async def written_report(
 
     `key` is tenant, batch and form; `mark` the report's newest, read before: what is read now is no older.
     """
-    copy = services.report_copies.find(key, mark)
+    copy = services.written_reports.find(key, mark)
     if copy is not None:
         return copy
     tenant_id, batch_id, _ = key
@@ -128,7 +128,7 @@ async def written_report(
         # a batch of thousands takes long enough to write that other requests would wait for it
         written = await asyncio.to_thread(write, report)
         if mark is not None and report["batch"]["status"] in BATCH_MACHINE.final:
-            services.report_copies.keep(key, mark, written)
+            services.written_reports.keep(key, mark, written)
         return written
 
     return await services.report_writings.run((*key, mark), made)

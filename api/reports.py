@@ -208,14 +208,14 @@ async def read_batch_report(
         written = await _with_criteria(services, caller.tenant_id, batch_id, chosen)
     else:
         write = partial(_written, chosen=chosen, table=table, now=services.clock.now())
-        form = f"{chosen}:{table or ''}" if chosen == "csv" else chosen
+        form = f"{chosen}:{table}" if table else chosen
         mark = await services.report_cache.newest_mark(batch_id)
         written = await written_report(services, (caller.tenant_id, batch_id, form), mark, write)
     return _response(written)
 
 
 class StraightToReports:
-    """Answers copies past the framework, whose way to a route costs more than the rest of a hot report.
+    """Answers what is written already, past the framework, whose way to a route costs more than the rest.
 
     Whatever else is asked, or refused, goes the whole way.
     """
@@ -227,7 +227,7 @@ class StraightToReports:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from a copy, or pass on."""
+        """Answer what is written, or pass on."""
         written = await _copy(scope) if scope["type"] == "http" and not scope["query_string"] else None
         if written is None:
             await self._app(scope, receive, send)
@@ -243,7 +243,7 @@ async def _copy(scope: Scope) -> WrittenReport | None:
     services: Services = scope["state"]["services"]
     headers = Headers(scope=scope)
     batch_id, form = asked["batch_id"], _accepted(headers.get("accept", ""))
-    if not services.report_copies.has(batch_id, form):
+    if not services.written_reports.has(batch_id, form):
         return None
     # Redis is asked while Postgres is asked for the key: a hot report waits for the slower of the two
     marking = asyncio.create_task(services.report_cache.newest_mark(batch_id))
@@ -252,7 +252,7 @@ async def _copy(scope: Scope) -> WrittenReport | None:
     except AssayError:
         marking.cancel()
         return None
-    return services.report_copies.find((caller.tenant_id, batch_id, form), await marking)
+    return services.written_reports.find((caller.tenant_id, batch_id, form), await marking)
 
 
 def _response(written: WrittenReport) -> Response:

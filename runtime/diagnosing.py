@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
+from api.html import visible
 from domain.diagnosis import RiskLevel, Verdict
 from domain.errors import AssayError, InvalidInput
 from runtime.client import ApiClient
@@ -108,6 +109,11 @@ def _abandon(client: ApiClient, batch_id: str, console: Console) -> None:
 # --- for people --------------------------------------------------------------------------------------
 
 
+def _shown(text: str) -> str:
+    """A text of others, as it stands: in a log may be markup, and signs that steer a terminal."""
+    return escape(visible(text))
+
+
 def show_diagnosis(report: Mapping[str, Any], console: Console) -> None:
     """What is the matter, by which lines, and what stands out."""
     _show_head(report, console)
@@ -123,7 +129,7 @@ def show_diagnosis(report: Mapping[str, Any], console: Console) -> None:
     for each in report["files"]:
         if each["state"] == "failed":
             console.print(
-                f"[red]Failed[/red] {escape(each['name'])}: {escape(each['failure_message'] or '')}",
+                f"[red]Failed[/red] {_shown(each['name'])}: {_shown(each['failure_message'] or '')}",
                 soft_wrap=True,
             )
 
@@ -131,13 +137,13 @@ def show_diagnosis(report: Mapping[str, Any], console: Console) -> None:
 def _show_head(report: Mapping[str, Any], console: Console) -> None:
     batch, summary = report["batch"], report["summary"]
     counts = " · ".join(f"{state} {count}" for state, count in report["counts"].items() if count)
-    console.print(f"[bold]{escape(batch['name'] or batch['batch_id'])}[/bold]  {batch['status']}  {counts}")
+    console.print(f"[bold]{_shown(batch['name'] or batch['batch_id'])}[/bold]  {batch['status']}  {counts}")
     if summary is None:
         return
     coverage = f"{summary['parsed_lines'] / summary['lines']:.1%}" if summary["lines"] else "nothing"
     baseline = report["baseline"]
     compared = (
-        f"compared with {escape(baseline['name'] or baseline['batch_id'])} ({baseline['lines']:,} lines)"
+        f"compared with {_shown(baseline['name'] or baseline['batch_id'])} ({baseline['lines']:,} lines)"
         if baseline
         else "compared with no baseline"
     )
@@ -157,9 +163,9 @@ def _show_verdict(diagnosis: Mapping[str, Any], console: Console) -> None:
     risk = RiskLevel(diagnosis["risk_level"])
     console.print(
         f"[bold]Diagnosis: {words[Verdict(diagnosis['verdict'])]}[/bold], "
-        f"risk [{_RISK_STYLES[risk]}]{risk}[/]: {escape(diagnosis['risk_rule'])}"
+        f"risk [{_RISK_STYLES[risk]}]{risk}[/]: {_shown(diagnosis['risk_rule'])}"
     )
-    console.print(escape(diagnosis["summary"]))
+    console.print(_shown(diagnosis["summary"]))
     if diagnosis["rule_based"]:
         console.print("[yellow]By rules, without a large model.[/yellow]")
     if diagnosis["reused_from"]:
@@ -170,16 +176,16 @@ def _show_finding(finding: Mapping[str, Any], console: Console) -> None:
     vehicles = ", ".join(finding["vehicles"])
     console.print()
     console.print(
-        f"[bold]{escape(finding['title'])}[/bold]  ({finding['confidence']:.0%} sure)"
-        + (f"  vehicles {escape(vehicles)}" if vehicles else "")
+        f"[bold]{_shown(finding['title'])}[/bold]  ({finding['confidence']:.0%} sure)"
+        + (f"  vehicles {_shown(vehicles)}" if vehicles else "")
     )
-    console.print(escape(finding["explanation"]))
+    console.print(_shown(finding["explanation"]))
     for quote in finding["evidence"][:_SHOWN_LINES]:
-        console.print(f"  {escape(place_of(quote))}: {escape(quote['text'])}", style="dim", soft_wrap=True)
+        console.print(f"  {_shown(place_of(quote))}: {_shown(quote['text'])}", style="dim", soft_wrap=True)
     if len(finding["evidence"]) > _SHOWN_LINES:
         console.print(f"  … and {len(finding['evidence']) - _SHOWN_LINES} more lines", style="dim")
     for each in finding["recommendations"]:
-        console.print(f"  → {escape(each)}")
+        console.print(f"  → {_shown(each)}")
 
 
 def place_of(quote: Mapping[str, Any]) -> str:
@@ -190,7 +196,7 @@ def place_of(quote: Mapping[str, Any]) -> str:
 
 def _show_unexplained(diagnosis: Mapping[str, Any], console: Console) -> None:
     if unexplained := diagnosis["unexplained"]:
-        console.print(f"\nNot explained: {len(unexplained)} anomalies ({escape(', '.join(unexplained[:5]))})")
+        console.print(f"\nNot explained: {len(unexplained)} anomalies ({_shown(', '.join(unexplained[:5]))})")
 
 
 def _show_anomalies(anomalies: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -201,7 +207,7 @@ def _show_anomalies(anomalies: Sequence[Mapping[str, Any]], console: Console) ->
     for each in anomalies[:_SHOWN_ANOMALIES]:
         vehicles = ", ".join(each["vehicles"])
         table.add_row(
-            each["code"], each["change"], f"{each['count']:,}", escape(each["title"]), escape(vehicles)
+            each["code"], each["change"], f"{each['count']:,}", _shown(each["title"]), _shown(vehicles)
         )
     console.print()
     console.print(table)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from db.postgres.pool import Connection, Postgres
-from db.postgres.reports import COUNTS_SQL, COST_COLUMNS, moment_text, timing
+from db.postgres.reports import COST_COLUMNS, COUNTS_SQL, moment_text, timing
 from domain.batch import Counts
 from domain.errors import NotFound
 

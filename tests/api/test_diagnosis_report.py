@@ -13,7 +13,7 @@ import pytest
 
 from api.dependencies import Services
 from api.diagnosis_page import coverage, diagnosis_page, place
-from api.report_reading import ReportCopies, read_report, written_report
+from api.report_reading import WrittenReports, read_report, written_report
 from api.reports import _written
 from api.singleflight import SingleFlight
 from db.postgres.diagnosis_reports import PostgresDiagnosisReports
@@ -169,7 +169,7 @@ async def test_a_report_is_computed_once_for_all_processes_and_copied_until_it_c
             one,
             reports=SingleFlight(),
             report_writings=SingleFlight(),
-            report_copies=ReportCopies(asyncio.get_running_loop().time),
+            written_reports=WrittenReports(asyncio.get_running_loop().time),
         )
         for _ in range(2)
     ]
@@ -189,7 +189,7 @@ async def test_a_report_is_computed_once_for_all_processes_and_copied_until_it_c
     for _ in range(3):
         assert await read_all() == first
     copies = [
-        each.report_copies.find(("local", batch_id, "json"), await one.report_cache.newest_mark(batch_id))
+        each.written_reports.find(("local", batch_id, "json"), await one.report_cache.newest_mark(batch_id))
         for each in processes
     ]
     assert all(copies)
