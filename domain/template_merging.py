@@ -1,11 +1,15 @@
 """One template where several logs have made nearly the same, whatever order they come in."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from domain.logs import WILDCARD
 
-#: of the tokens that are the same in both: a template of wildcards alone would swallow all of its length
+_MARKS = "=:,;()[]{}|\"'"
+#: `user=<*>` says the same as `user=root`: a word ends at a mark, as it does for the mining of one log
+_TOKEN = re.compile(rf"<\*>(?=[\s{re.escape(_MARKS)}]|$)|[{re.escape(_MARKS)}]|[^\s{re.escape(_MARKS)}]+")
+#: of the words that are the same in both: a template of wildcards alone would swallow all of its length
 _LEAST_SHARED = 0.5
 #: ways through the templates that are followed for one; logs made to have more only merge less
 _MOST_WAYS = 64
@@ -18,7 +22,7 @@ def canonical_texts(texts: Iterable[str]) -> dict[str, str]:
     at least half of the latter's own words must remain. Where several do, the closest is taken, and on from
     there. The answer depends on the set of templates alone.
     """
-    tokens = {text: tuple(text.split()) for text in texts}
+    tokens = {text: tuple(_TOKEN.findall(text)) for text in texts}
     general = _Trie()
     for text, parts in tokens.items():
         general.put(text, parts)
@@ -27,7 +31,7 @@ def canonical_texts(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _closest(text: str, parts: tuple[str, ...], general: "_Trie", tokens: dict[str, tuple[str, ...]]) -> str:
-    words = sum(part != WILDCARD for part in parts)
+    words = _words(parts)
     subsuming = [
         (_wildcards(tokens[each]), each)
         for each in general.subsuming(parts)
@@ -48,7 +52,7 @@ def _wildcards(parts: tuple[str, ...]) -> int:
 
 
 def _words(parts: tuple[str, ...]) -> int:
-    return len(parts) - _wildcards(parts)
+    return sum(part != WILDCARD and part[0] not in _MARKS for part in parts)
 
 
 @dataclass

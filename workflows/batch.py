@@ -40,6 +40,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.pauses import PauseActivities, ResumedInput
     from activities.persist import FailureInput, PersistActivities
     from domain.batch import BatchKind, Counts, Pause, Progress
+    from domain.errors import CheckpointNotSaved, CompensationFailed
     from domain.external_events import ExternalEvent
     from domain.identity import diagnosis_workflow_id, file_workflow_id, window_workflow_id
     from domain.money import Money
@@ -70,6 +71,9 @@ from workflows.saga import durably, failure_of
 from workflows.signals import tell, unless_ended
 
 Result = TypeVar("Result")
+
+#: what a pause has for a scope where no limit refuses, and a human is waited for
+_HUMAN_CODES = (CheckpointNotSaved.code, CompensationFailed.code)
 
 
 @dataclass
@@ -658,6 +662,8 @@ def pause_line(pause: Pause | None) -> str:
     """What a paused batch or window waits for, as a line of its details."""
     if pause is None:
         return ""
+    if pause.scope in _HUMAN_CODES:
+        return f"\n\n**Paused** until a human has seen to it: `{pause.scope}`"
     missing = f", ${Money(pause.missing_nanodollars).usd} short" if pause.missing_nanodollars else ""
     return f"\n\n**Paused**: the limit of the {pause.scope} refuses{missing}"
 

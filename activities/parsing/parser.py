@@ -10,6 +10,7 @@ from activities.parsing.reader import open_log
 from activities.parsing.signals import SignalCollector
 from activities.parsing.source import Account, Limits
 from domain.logs import LEVELS, MAX_TEMPLATES, Level, LogLine, ParsedLog
+from domain.timelines import Timeline
 
 #: who parsed, in every document
 PARSER = "assay/1"
@@ -65,6 +66,7 @@ def parse(
         levels={level: extent.levels[level] for level in LEVELS if level in extent.levels},
         templates=miner.templates(),
         signals=signals.signals(),
+        timeline=extent.timeline.moments(),
         incomplete=" ".join(filter(None, (account.incomplete, _left_out(miner)))),
         parser=PARSER,
     )
@@ -106,12 +108,13 @@ class _Progress:
 
 
 class _Extent:
-    """From when to when a log is, and how many of its lines are of which level."""
+    """From when to when a log is, how many of its lines are of which level, and when they came."""
 
     def __init__(self) -> None:
         self.first: datetime | None = None
         self.last: datetime | None = None
         self.levels: dict[Level, int] = {}
+        self.timeline = Timeline()
 
     def add(self, line: LogLine) -> None:
         """Count one more line."""
@@ -122,3 +125,4 @@ class _Extent:
                 self.first = line.at
             if self.last is None or line.at > self.last:
                 self.last = line.at
+            self.timeline.add(line.at, line.level)

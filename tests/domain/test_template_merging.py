@@ -16,6 +16,11 @@ from domain.template_merging import canonical_texts
         (["a <*> c", "a b <*>"], {}),
         (["a  b", "a b"], {"a b": "a  b"}),
         (["<*>", "x"], {}),
+        (
+            ["login user=<*> from <*>", "login user=root from <*>"],
+            {"login user=root from <*>": "login user=<*> from <*>"},
+        ),
+        (["a=<*>,b=<*>", "a=1,b=<*>", "a=1,c=<*>"], {"a=1,b=<*>": "a=<*>,b=<*>"}),
     ],
 )
 def test_the_most_general_template_that_keeps_half_of_the_words_stands_for_the_others(
