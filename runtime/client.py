@@ -74,7 +74,7 @@ class ApiClient:
 
     def delete(self, path: str) -> None:
         """Remove what stands there."""
-        self._send("DELETE", path)
+        self._json(self._send("DELETE", path))
 
     def create_exam(self, path: Path) -> Any:
         """Hand in an exam, YAML or JSON by the file's name."""

@@ -687,7 +687,8 @@ async def together(
     tasks = [asyncio.create_task(each) for each in coroutines]
     try:
         await asyncio.gather(*tasks)
-    except BaseException:
+    # not GeneratorExit: a run that its worker lets go of may not await any more
+    except (Exception, asyncio.CancelledError):
         before_stopping()
         await stopped(tasks)
         raise

@@ -67,9 +67,16 @@ def parse(
         templates=miner.templates(),
         signals=signals.signals(),
         timeline=extent.timeline.moments(),
-        incomplete=" ".join(filter(None, (account.incomplete, _left_out(miner)))),
+        incomplete=" ".join(filter(None, (account.incomplete, _cut(account, limits), _left_out(miner)))),
         parser=PARSER,
     )
+
+
+def _cut(account: Account, limits: Limits | None) -> str:
+    if not account.cut_lines:
+        return ""
+    most = (limits or Limits()).line_characters
+    return f"Of {account.cut_lines:,} lines only the first {most:,} characters were read."
 
 
 def _left_out(miner: Miner) -> str:

@@ -24,7 +24,7 @@ class Limits:
     #: unpacked by packed bytes; logs reach 100, deflate's worst is 1,032
     ratio: int = 500
     #: any log may be so large unpacked, whatever its ratio: a short one of equal lines is no bomb
-    free_bytes: int = 64 * 1024**2
+    free_bytes: int = 16 * 1024**2
     #: archives within archives
     depth: int = 5
     #: files in archives, all archives together

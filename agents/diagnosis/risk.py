@@ -41,7 +41,9 @@ def _holds(
 def share(finding: Finding, summary: BatchSummary) -> float:
     """The share of the batch's vehicles that have the cause; of its logs, where none is named."""
     if finding.vehicles:
-        return len(finding.vehicles) / max(1, sum(bool(each.vehicle_id) for each in summary.vehicles))
+        # a log that names none may be any vehicle's
+        vehicles = sum(1 if each.vehicle_id else each.files for each in summary.vehicles)
+        return len(finding.vehicles) / max(1, vehicles)
     codes = set(finding.anomaly_codes)
     files_ = max((each.files for each in summary.anomalies if each.code in codes), default=0)
     return files_ / max(1, summary.files)

@@ -21,6 +21,7 @@ MAX_BEHIND = 256
 _PAUSE_SECONDS = 0.1
 _LAST_SECONDS = 1.0
 _RESUBSCRIBE_SECONDS = 1.0
+_CANCEL_AGAIN_SECONDS = 0.05
 # batch id, offset and the names around the text
 _ENVELOPE_BYTES = 300
 
@@ -53,8 +54,7 @@ class RedisDiagnosisTexts:
             waiting.end()
             # the rest of the text, unless Redis is slow; a message under way is not cut off
             await asyncio.wait({publishing}, timeout=_LAST_SECONDS)
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+            await _stop(publishing)
 
     @asynccontextmanager
     async def listening(self, batch_id: str) -> AsyncIterator[asyncio.Queue[DiagnosisDelta]]:
@@ -71,8 +71,7 @@ class RedisDiagnosisTexts:
                 del self._listeners[batch_id]
             if not self._listeners and self._hearing is not None:
                 hearing, self._hearing = self._hearing, None
-                hearing.cancel()
-                await asyncio.gather(hearing, return_exceptions=True)
+                await _stop(hearing)
 
     async def _publish(self, waiting: "_Waiting") -> None:
         while not waiting.over:
@@ -113,6 +112,13 @@ class RedisDiagnosisTexts:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(delta)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """Cancel the task until it ends: while it connects or subscribes, the driver may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 class _Waiting:

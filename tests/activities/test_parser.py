@@ -95,3 +95,10 @@ def test_the_position_is_told_and_never_goes_back() -> None:
     )
     assert told == sorted(told, key=lambda position: (position.bytes, position.lines))
     assert told[-1].bytes <= len(content)
+
+
+def test_lines_that_were_cut_are_told() -> None:
+    content = b"\n".join((b"x" * 100, b"short", b"y" * 100, b""))
+    parsed = parse("a.log", [content], limits=Limits(line_characters=50))
+    assert (parsed.lines, parsed.parsed_lines) == (3, 3)
+    assert parsed.incomplete == "Of 2 lines only the first 50 characters were read."

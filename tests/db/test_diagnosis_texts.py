@@ -62,6 +62,20 @@ async def test_every_listener_hears_all_of_its_batch_and_nothing_of_others(redis
         assert other.empty()
 
 
+async def test_a_listener_may_leave_at_any_moment_of_the_subscribing(redis: RedisLink) -> None:
+    texts = RedisDiagnosisTexts(redis)
+
+    async def listens(turns: int) -> None:
+        async with texts.listening("one"):
+            for _ in range(turns):
+                # some of them meet the driver where it swallows a cancellation
+                await asyncio.sleep(0.0001 * turns)
+
+    async with asyncio.timeout(20):
+        for turns in range(60):
+            await listens(turns % 12)
+
+
 async def test_long_text_goes_in_messages_that_are_never_over_the_limit(redis: RedisLink) -> None:
     texts = RedisDiagnosisTexts(redis)
     text = "".join(f"{n} 電池 \x01\\ " for n in range(3_000))

@@ -48,7 +48,7 @@ async def test_the_ledgers_figures_are_what_the_writer_did(
             await ledger.begin(a_call(payer))
         await ledger.settle(holds[0], a_settlement())
         poison = a_call(trace_id="\0")
-        with pytest.raises(Exception, match="0x00"):
+        with pytest.raises(Exception, match="22P05"):
             await ledger.begin(poison)
         figures = figures_of(ledger)
     expected = {
