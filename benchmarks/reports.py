@@ -7,13 +7,11 @@ table that every report reads once. The bare route of the same server answers as
 import argparse
 import asyncio
 import json
-import os
 import random
-import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from rich.console import Console
 
 from benchmarks.callers import Asked, Timed, timed
 from benchmarks.figures import machine
+from benchmarks.servers import KEY, server, set_environment
 from db.postgres.logs import PostgresSummaries
 from db.postgres.migrate import migrate
 from db.postgres.pool import Postgres, open_pool
@@ -36,10 +35,8 @@ from domain.documents import encode
 from domain.gathering import Gathering
 from domain.logs import Level, LogFile, LogFormat, ParsedLog, Quote, TemplateCount
 from runtime.embedded import EmbeddedStack
-from runtime.processes import TETHER
 
 AIM_RATIO, AIM_HITS = 0.5, 0.9
-KEY = "assay_benchmark"  # of an installation that ends with this program
 COLD_READERS = 100
 BATCHES = 20
 TURNS = 4
@@ -154,9 +151,11 @@ async def _servers() -> AsyncIterator[Servers]:
         )
         embedded = await stack.enter_async_context(EmbeddedStack(Path(name) / "data"))
         await migrate(embedded.addresses.postgres_url)
-        stack.enter_context(_environment(embedded, Path(name) / "objects"))
+        set_environment(embedded, Path(name) / "objects")
         size = len(encode(summary("x")))
-        told = [await stack.enter_async_context(_process(size)) for _ in range(2)]
+        told = [
+            await stack.enter_async_context(server("benchmarks.report_server", str(size))) for _ in range(2)
+        ]
         headers = {"authorization": f"Bearer {KEY}"}
         # a connection a reader: none waits for another one's
         connector = aiohttp.TCPConnector(limit=0)
@@ -211,45 +210,6 @@ def _template(vehicle: int, number: int) -> TemplateCount:
         number * 7 + vehicle, f"2026-01-12T08:00:00Z unit {number} reports state 3 of 9 after 12 ms"
     )
     return TemplateCount(f"id-{number}", text, 1 + number % 40, level, examples=(quote,))
-
-
-@contextmanager
-def _environment(stack: EmbeddedStack, objects: Path) -> Iterator[None]:
-    for name in [each for each in os.environ if each.startswith("ASSAY_")]:
-        del os.environ[name]
-    addresses = stack.addresses
-    os.environ |= {
-        "ASSAY_FOLDER": str(stack.folder),
-        "ASSAY_POSTGRES__URL": addresses.postgres_url,
-        "ASSAY_REDIS__URL": addresses.redis_url,
-        "ASSAY_TEMPORAL__ADDRESS": addresses.temporal_address,
-        "ASSAY_TEMPORAL__NAMESPACE": addresses.temporal_namespace,
-        "ASSAY_OBJECTS__URL": f"file://{objects}",
-        "ASSAY_API__KEY": KEY,
-        # any that is free: there are two
-        "ASSAY_API__PORT": "0",
-    }
-    yield
-
-
-@asynccontextmanager
-async def _process(size_bytes: int) -> AsyncIterator[dict[str, Any]]:
-    """A server as a process of its own, which ends with this one."""
-    tether = [sys.executable, "-I", "-S", str(TETHER), signal.SIGKILL.name, str(os.getpid()), "--"]
-    process = await asyncio.create_subprocess_exec(
-        *tether,
-        sys.executable,
-        "-m",
-        "benchmarks.report_server",
-        str(size_bytes),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout
-    try:
-        yield json.loads(await process.stdout.readline())
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 # --- what is shown ----------------------------------------------------------------------------------

@@ -8,15 +8,14 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import machine
+from benchmarks.servers import KEY, server, set_environment
 from db.postgres.migrate import migrate
 from runtime.client import ApiClient
 from runtime.embedded import EmbeddedStack
-from runtime.processes import TETHER
 
 AIM = 0.9
 MIB = 1024**2
 #: what RSS may grow by over a large upload (B2.1)
 ALLOWED_GROWTH_MIB = 64
-KEY = "assay_benchmark"  # of an installation that ends with this program
 #: sent again and again; it stays in memory
 SOURCE_BYTES = 64 * MIB
 TURNS = 3
@@ -80,22 +78,22 @@ class Memory:
 async def measure(size_mib: int, files: int, file_mib: int) -> dict[str, Any]:
     """A large file over each route by turns, then many at once over ours."""
     facts = machine()
-    async with _server() as server:
-        await _send(server, server.plain(0), 64)
-        await _send(server, server.ours(0), 64)
+    async with _running() as running:
+        await _send(running, running.plain(0), 64)
+        await _send(running, running.ours(0), 64)
         rates: dict[str, list[float]] = {"ours": [], "plain": []}
-        async with watched(server.process) as large:
+        async with watched(running.process) as large:
             for turn in range(1, TURNS + 1):
-                for name, address in (("plain", server.plain), ("ours", server.ours)):
-                    rates[name].append(size_mib / await _send(server, address(turn), size_mib))
-        async with watched(server.process) as many:
+                for name, address in (("plain", running.plain), ("ours", running.ours)):
+                    rates[name].append(size_mib / await _send(running, address(turn), size_mib))
+        async with watched(running.process) as many:
             began = time.perf_counter()
             with ThreadPoolExecutor(files) as clients:
-                urls = [server.ours(100 + number) for number in range(files)]
-                puts = [clients.submit(_put, server.source, url, file_mib * MIB) for url in urls]
+                urls = [running.ours(100 + number) for number in range(files)]
+                puts = [clients.submit(_put, running.source, url, file_mib * MIB) for url in urls]
                 await asyncio.gather(*map(asyncio.wrap_future, puts))
             together = files * file_mib / (time.perf_counter() - began)
-        left = await _left_behind(server)
+        left = _left_behind()
     medians = {name: round(statistics.median(each), 1) for name, each in rates.items()}
     return {
         "size_mib": size_mib,
@@ -116,9 +114,9 @@ async def measure(size_mib: int, files: int, file_mib: int) -> dict[str, Any]:
     }
 
 
-async def _send(server: Server, url: str, size_mib: int) -> float:
+async def _send(running: Server, url: str, size_mib: int) -> float:
     """Seconds that the upload took."""
-    seconds = await asyncio.to_thread(_put, server.source, url, size_mib * MIB)
+    seconds = await asyncio.to_thread(_put, running.source, url, size_mib * MIB)
     # what is written back to the disk would slow down whoever comes next
     _clear()
     return seconds
@@ -170,7 +168,7 @@ async def watched(process: psutil.Process) -> AsyncIterator[Memory]:
         watching.cancel()
 
 
-async def _left_behind(server: Server) -> int:
+def _left_behind() -> int:
     """Objects that no file and no plain upload is."""
     folder = Path(os.environ["ASSAY_OBJECTS__URL"].removeprefix("file://"))
     return sum(1 for each in (folder / "uploads").rglob("*") if each.is_file())
@@ -180,49 +178,17 @@ async def _left_behind(server: Server) -> int:
 
 
 @asynccontextmanager
-async def _server() -> AsyncIterator[Server]:
+async def _running() -> AsyncIterator[Server]:
     with tempfile.TemporaryDirectory(prefix="assay-benchmark-", ignore_cleanup_errors=True) as name:
         async with EmbeddedStack(Path(name) / "data") as stack:
             await migrate(stack.addresses.postgres_url)
-            with _environment(stack, Path(name) / "objects"):
-                async with _process() as told:
-                    source = Path(name) / "source"
-                    source.write_bytes(os.urandom(SOURCE_BYTES))
-                    with ApiClient(told["url"], KEY) as client:
-                        opened = await asyncio.to_thread(client.post, "/v1/batches", {"kind": "diagnosis"})
-                    yield Server(told["url"], psutil.Process(told["pid"]), opened["batch_id"], source)
-
-
-@contextmanager
-def _environment(stack: EmbeddedStack, objects: Path) -> Iterator[None]:
-    for name in [each for each in os.environ if each.startswith("ASSAY_")]:
-        del os.environ[name]
-    addresses = stack.addresses
-    os.environ |= {
-        "ASSAY_FOLDER": str(stack.folder),
-        "ASSAY_POSTGRES__URL": addresses.postgres_url,
-        "ASSAY_REDIS__URL": addresses.redis_url,
-        "ASSAY_TEMPORAL__ADDRESS": addresses.temporal_address,
-        "ASSAY_TEMPORAL__NAMESPACE": addresses.temporal_namespace,
-        "ASSAY_OBJECTS__URL": f"file://{objects}",
-        "ASSAY_API__KEY": KEY,
-    }
-    yield
-
-
-@asynccontextmanager
-async def _process() -> AsyncIterator[dict[str, Any]]:
-    """The server as a process of its own, which ends with this one."""
-    tether = [sys.executable, "-I", "-S", str(TETHER), signal.SIGKILL.name, str(os.getpid()), "--"]
-    process = await asyncio.create_subprocess_exec(
-        *tether, sys.executable, "-m", "benchmarks.upload_server", stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout
-    try:
-        yield json.loads(await process.stdout.readline())
-    finally:
-        process.terminate()
-        await process.wait()
+            set_environment(stack, Path(name) / "objects")
+            async with server("benchmarks.upload_server") as told:
+                source = Path(name) / "source"
+                source.write_bytes(os.urandom(SOURCE_BYTES))
+                with ApiClient(told["url"], KEY) as client:
+                    opened = await asyncio.to_thread(client.post, "/v1/batches", {"kind": "diagnosis"})
+                yield Server(told["url"], psutil.Process(told["pid"]), opened["batch_id"], source)
 
 
 # --- for people --------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from rich.table import Column, Table
 
 from api.html import visible
 from domain.diagnosis import RiskLevel, Verdict
-from domain.errors import AssayError, InvalidInput
+from domain.errors import InvalidInput
 from runtime.client import ApiClient
-from runtime.handing_in import refuse_bad_names
+from runtime.handing_in import abandon, refuse_bad_names
 
 _UPLOADS_AT_ONCE = 8
 _SHOWN_LINES = 3
@@ -56,7 +56,7 @@ def diagnose(
         _upload(client, batch_id, vehicles, console)
         client.post(f"/v1/batches/{batch_id}/complete")
     except BaseException:
-        _abandon(client, batch_id, console)
+        abandon(client, batch_id, console)
         raise
     return batch_id
 
@@ -94,16 +94,6 @@ def _upload(client: ApiClient, batch_id: str, vehicles: Mapping[Path, str], cons
 
         for size in pool.map(upload, vehicles):
             bar.advance(task, size)
-
-
-def _abandon(client: ApiClient, batch_id: str, console: Console) -> None:
-    """Cancel the batch, or say how: nobody else knows of it."""
-    try:
-        client.post(f"/v1/batches/{batch_id}/cancel")
-    except AssayError:
-        console.print(
-            f"Batch {batch_id} is left over. Cancel it with: assay cancel {batch_id}", soft_wrap=True
-        )
 
 
 # --- for people --------------------------------------------------------------------------------------

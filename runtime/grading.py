@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from domain.errors import AssayError, InvalidInput
+from domain.errors import InvalidInput
 from domain.exam import Exam
 from domain.states import FileState, StateMachine
 from runtime.client import ApiClient
 from runtime.handing_in import (
     Submissions,
     TableColumns,
+    abandon,
     hand_in,
     is_table,
     read_submissions,
@@ -65,21 +66,11 @@ def grade(
         refused = hand_in(client, batch_id, submissions, console)
         client.post(f"/v1/batches/{batch_id}/complete")
     except BaseException:
-        _abandon(client, batch_id, console)
+        abandon(client, batch_id, console)
         raise
     for line in refused:
         on_refused(line)
     return batch_id
-
-
-def _abandon(client: ApiClient, batch_id: str, console: Console) -> None:
-    """Cancel the batch, or say how: nobody else knows of it."""
-    try:
-        client.post(f"/v1/batches/{batch_id}/cancel")
-    except AssayError:
-        console.print(
-            f"Batch {batch_id} is left over. Cancel it with: assay cancel {batch_id}", soft_wrap=True
-        )
 
 
 def _read_exam(path: Path) -> Exam:

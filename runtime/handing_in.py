@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from domain.batch import MAX_FILES
-from domain.errors import InvalidInput, LimitExceeded
+from domain.errors import AssayError, InvalidInput, LimitExceeded
 from domain.submission_table import Table
 from runtime.client import ApiClient
 
@@ -132,6 +132,16 @@ def hand_in(client: ApiClient, batch_id: str, submissions: Submissions, console:
             refused += lines
             bar.advance(task, step.size)
     return refused
+
+
+def abandon(client: ApiClient, batch_id: str, console: Console) -> None:
+    """Cancel the batch, or say how: nobody else knows of it."""
+    try:
+        client.post(f"/v1/batches/{batch_id}/cancel")
+    except AssayError:
+        console.print(
+            f"Batch {batch_id} is left over. Cancel it with: assay cancel {batch_id}", soft_wrap=True
+        )
 
 
 def refuse_bad_names(files: Sequence[Path]) -> None:
