@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from api.html import visible
 from runtime.rerun_commands import installed_client
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def set_(
     """
     with installed_client() as client:
         baseline = client.put(_address(name), {"batch_id": batch_id})
-    out.print(f"{escape(baseline['name'])}: batch {baseline['batch_id']}")
+    out.print(f"{escape(visible(baseline['name']))}: batch {baseline['batch_id']}")
 
 
 @baseline_commands.command("list")
@@ -54,7 +55,7 @@ def list_(json_: Json = False) -> None:
         return
     table = Table("name", Column("batch", no_wrap=True), "since", box=None)
     for each in baselines:
-        table.add_row(escape(each["name"]), each["batch_id"], each["updated_at"])
+        table.add_row(escape(visible(each["name"])), each["batch_id"], each["updated_at"])
     out.print(table if baselines else "No baseline has been set.")
 
 
@@ -66,7 +67,7 @@ def remove(name: Name) -> None:
     """
     with installed_client() as client:
         client.delete(_address(name))
-    out.print(f"{escape(name)}: removed")
+    out.print(f"{escape(visible(name))}: removed")
 
 
 def _all(client: "ApiClient") -> Iterator[dict[str, Any]]:
