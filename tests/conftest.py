@@ -53,6 +53,11 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes never name a test: what packs with a clock would name it otherwise in each process that collects."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that are given more time than others begin first, so that processes side by side end together."""
     items.sort(key=_timeout_seconds, reverse=True)
