@@ -54,7 +54,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes never name a test: what packs with a clock would name it otherwise in each process that collects."""
+    """Bytes name no test: what is packed with a clock would differ in each process that collects."""
     return argname if isinstance(val, bytes) else None
 
 
