@@ -1,6 +1,5 @@
 """A file arrives, is checked on the way, and is streamed to the object store."""
 
-import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
@@ -69,49 +68,6 @@ class Statement:
     overwrite: bool = False
 
 
-#: hashed in one go beside the event loop: a thread's turn costs as much as hashing 50 KiB
-HASHED_AT_ONCE = 1024**2
-
-
-@dataclass
-class Hashing:
-    """The SHA-256 of a stream, worked out in a thread while the next bytes arrive, one block ahead."""
-
-    _sum: Any = field(default_factory=hashlib.sha256)
-    _waiting: list[bytes] = field(default_factory=list)
-    _waiting_bytes: int = 0
-    _underway: "asyncio.Future[None] | None" = None
-
-    @property
-    def digest(self) -> str:
-        """In hex; of everything after `end`."""
-        return str(self._sum.hexdigest())
-
-    async def take(self, chunk: bytes) -> None:
-        """Hash the next bytes, some time."""
-        self._waiting.append(chunk)
-        self._waiting_bytes += len(chunk)
-        if self._waiting_bytes >= HASHED_AT_ONCE:
-            await self._join()
-            block, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            self._underway = asyncio.get_running_loop().run_in_executor(None, self._update, block)
-
-    async def end(self) -> None:
-        """Hash what is left."""
-        await self._join()
-        self._update(self._waiting)
-        self._waiting = []
-
-    async def _join(self) -> None:
-        if self._underway is not None:
-            await self._underway
-            self._underway = None
-
-    def _update(self, block: list[bytes]) -> None:
-        # in one go: a thread that gives the interpreter away for each chunk waits to get it back
-        self._sum.update(b"".join(block))
-
-
 @dataclass
 class Arrival:
     """The bytes of one file on their way: counted, hashed and held to what was stated."""
@@ -121,36 +77,30 @@ class Arrival:
     size_bytes: int = 0
     #: why the stream was broken off; a store may wrap what is raised through it
     failure: BaseException | None = None
-    _hashing: "Hashing" = field(default_factory=lambda: Hashing())
+    _digest: Any = field(default_factory=hashlib.sha256)
 
     @property
     def sha256(self) -> str:
-        """The digest of what has arrived, in hex, once all of it has."""
-        return self._hashing.digest
+        """The digest of what was hashed, in hex."""
+        return str(self._digest.hexdigest())
 
-    async def checked(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The chunks; raises at the first byte too many, and at the end if the digest is another one."""
+    def hash(self, chunk: bytes) -> None:
+        """The next bytes; by a thread where they are many."""
+        self._digest.update(chunk)
+
+    async def counted(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The chunks; raises at the first byte too many."""
         try:
             async for chunk in chunks:
                 self._count(chunk)
                 if chunk:
-                    await self._hashing.take(chunk)
                     yield chunk
-            await self._hashing.end()
-            self._check_end()
         except BaseException as error:
             self.failure = error
             raise
 
-    def _count(self, chunk: bytes) -> None:
-        self.size_bytes += len(chunk)
-        if self.size_bytes > self.max_bytes:
-            raise too_large("file", self.max_bytes, "max_file_bytes")
-        stated = self.statement.size_bytes
-        if stated is not None and self.size_bytes > stated:
-            raise _other_size(self.statement.name, stated, f"more than {stated:,}")
-
-    def _check_end(self) -> None:
+    def check(self) -> None:
+        """Raise `DigestMismatch` unless all that has arrived and was hashed is what was stated."""
         stated = self.statement
         if stated.size_bytes is not None and stated.size_bytes != self.size_bytes:
             raise _other_size(stated.name, stated.size_bytes, f"{self.size_bytes:,}")
@@ -160,6 +110,14 @@ class Arrival:
                 "Nothing was kept; upload the file again.",
                 field="sha256",
             )
+
+    def _count(self, chunk: bytes) -> None:
+        self.size_bytes += len(chunk)
+        if self.size_bytes > self.max_bytes:
+            raise too_large("file", self.max_bytes, "max_file_bytes")
+        stated = self.statement.size_bytes
+        if stated is not None and self.size_bytes > stated:
+            raise _other_size(self.statement.name, stated, f"more than {stated:,}")
 
 
 class UploadedFiles(BaseModel):
@@ -323,6 +281,7 @@ async def store_upload(
     await _land(services, landing, arrival, chunks)
     key = object_key(caller.tenant_id, batch_id, file_id, arrival.sha256)
     try:
+        arrival.check()
         await services.objects.rename(landing, key)
     except BaseException:
         await discard(services, landing, key)
@@ -341,7 +300,7 @@ async def store_upload(
 
 async def _land(services: Services, key: str, arrival: Arrival, chunks: AsyncIterator[bytes]) -> None:
     try:
-        await services.objects.write(key, arrival.checked(chunks))
+        await services.objects.write(key, arrival.counted(chunks), arrival.hash)
     except Exception as error:
         if arrival.failure is not None and arrival.failure is not error:
             # the store says that its stream broke; the client is told why

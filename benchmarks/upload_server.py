@@ -1,4 +1,4 @@
-"""Assay's API with one route more, for the benchmark of uploads: it streams a body and does nothing else."""
+"""Assay's API with two routes more, for the benchmark of uploads: they store a body and do nothing else."""
 
 import asyncio
 import json
@@ -6,20 +6,30 @@ import os
 import sys
 from typing import cast
 
+import obstore
 from fastapi import FastAPI, Request
+from obstore.store import LocalStore
 
 from runtime.server import make_server
 from runtime.settings import Settings
 
 
-async def _plain(request: Request, number: int) -> None:
-    await request.state.services.objects.write(f"plain/{number}", request.stream())
-
-
 async def _serve() -> None:
-    server = make_server(Settings())
+    settings = Settings()
+    server = make_server(settings)
     app = cast("FastAPI", server.config.app)
-    app.add_api_route("/plain/{number}", _plain, methods=["PUT"], include_in_schema=False)
+    store = LocalStore(str(settings.objects.url).removeprefix("file://"), mkdir=True)
+
+    async def plain(request: Request, number: int) -> None:
+        """As anybody would write it: the body's stream is the library's to store."""
+        await obstore.put_async(store, f"plain/{number}", request.stream())
+
+    async def unhashed(request: Request, number: int) -> None:
+        """Our store alone: no batch, no digest, no row."""
+        await request.state.services.objects.write(f"plain/{number}", request.stream())
+
+    for name, route in (("plain", plain), ("unhashed", unhashed)):
+        app.add_api_route(f"/{name}/{{number}}", route, methods=["PUT"], include_in_schema=False)
     serving = asyncio.create_task(server.serve())
     while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn announces it to nobody
         await asyncio.sleep(0.01)

@@ -331,8 +331,13 @@ class IdempotencyKeys(Protocol):
 class Objects(Protocol):
     """The object store: files by key."""
 
-    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
-        """Store a stream in parts with constant memory; an error on the way leaves no object."""
+    async def write(
+        self, key: str, chunks: AsyncIterator[bytes], seen: Callable[[bytes], object] = len
+    ) -> None:
+        """Store a stream in parts with constant memory; an error on the way leaves no object.
+
+        `seen` hears of all bytes in their order, beside the event loop where they are many.
+        """
         ...
 
     async def read(self, key: str) -> bytes:

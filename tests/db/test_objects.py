@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from db.objects.store import PART_BYTES, ObjectStoreFiles
+from db.objects.store import LEAST_BLOCK_BYTES, MOST_BLOCK_BYTES, PART_BYTES, ObjectStoreFiles
 from domain.errors import AssayError, LimitExceeded, NotFound, ObjectStoreUnavailable
 from tests.db.s3 import BUCKET, s3_server
 
@@ -123,6 +123,60 @@ async def test_sixty_megabytes_are_streamed_in_parts(objects: ObjectStoreFiles, 
     assert left(folder) == ["large"]
 
 
+@pytest.mark.parametrize(
+    "sizes", [(), (3, 0, 4), (LEAST_BLOCK_BYTES,), (LEAST_BLOCK_BYTES - 1, 7), (MOST_BLOCK_BYTES - 1,) * 3]
+)
+async def test_whoever_looks_on_sees_all_bytes_in_their_order(
+    objects: ObjectStoreFiles, sizes: tuple[int, ...]
+) -> None:
+    parts = [bytes([number]) * size for number, size in enumerate(sizes)]
+    seen: list[bytes] = []
+
+    await objects.write("key", chunks(*parts), seen.append)
+
+    assert b"".join(seen) == b"".join(parts) == await objects.read("key")
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+async def test_an_error_beside_the_event_loop_leaves_no_object(
+    objects: ObjectStoreFiles, folder: Path, at: int
+) -> None:
+    heard = 0
+
+    def object_to(_: bytes) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == at:
+            raise LimitExceeded("seen enough")
+
+    with pytest.raises((LimitExceeded, ObjectStoreUnavailable)):
+        await objects.write("key", chunks(*[b"x" * MOST_BLOCK_BYTES] * 4), object_to)
+    with pytest.raises(NotFound):
+        await objects.read("key")
+    assert left(folder) == []
+
+
+@pytest.mark.parametrize("sent", [0, 1, 3])
+async def test_a_cancelled_upload_leaves_nothing(objects: ObjectStoreFiles, folder: Path, sent: int) -> None:
+    waiting = asyncio.Event()
+
+    async def stuck() -> AsyncIterator[bytes]:
+        for _ in range(sent):
+            yield b"x" * MOST_BLOCK_BYTES
+        waiting.set()
+        await asyncio.Event().wait()
+
+    writing = asyncio.create_task(objects.write("key", stuck()))
+    await waiting.wait()
+    writing.cancel()
+    with pytest.raises((asyncio.CancelledError, ObjectStoreUnavailable)):
+        await writing
+    # the driver aborts an upload to a bucket after its caller has gone
+    async with asyncio.timeout(10):
+        while left(folder):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_rename_overwrites_and_leaves_nothing_behind(objects: ObjectStoreFiles, folder: Path) -> None:
     await objects.write("a", chunks(b"new"))
     await objects.write("b", chunks(b"old"))
@@ -159,8 +213,9 @@ async def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> N
     written = asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
-        yield b"x" * (PART_BYTES + 1)
-        yield b"x" * (PART_BYTES + 1)
+        # the second block is handed over once the first is written
+        yield b"x" * MOST_BLOCK_BYTES
+        yield b"x" * MOST_BLOCK_BYTES
         written.set()
         await asyncio.Event().wait()
 
