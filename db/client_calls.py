@@ -51,8 +51,8 @@ class StoredClientCalls:
         self._books = books
         self._redis = redis
         self._clock = clock
-        self._waiting: list[str] = []
-        self._marking: asyncio.Task[None] | None = None
+        #: kept until Redis has them: a retry in this very moment is told so
+        self._waiting: dict[str, asyncio.Future[object]] = {}
         self._log = structlog.get_logger("assay.client_calls")
 
     async def new(self) -> str:
@@ -69,7 +69,7 @@ class StoredClientCalls:
         since = self._clock.now() - timedelta(seconds=RETRY_SECONDS)
         calls = await self._books.client_calls(key_id, request_hash, since)
         unnamed = [each for each in calls if each.startswith(UNNAMED)]
-        marked = await self._marked(unnamed)
+        marked = await self._known(unnamed)
         return next((each for each in unnamed if each not in marked), None)
 
     async def refused(self, key_id: str, request_hash: str) -> None:
@@ -86,16 +86,21 @@ class StoredClientCalls:
             self._log.info("refusal_not_marked", reason=type(error).__name__)
 
     async def delivered(self, call_id: str) -> None:
-        """The reply went out whole; never raises, and waits for nothing: marks go to Redis in bunches."""
+        """The reply went out whole; never raises, and does not wait until Redis has the mark."""
         if len(self._waiting) < MOST_WAITING:
-            self._waiting.append(call_id)
-        if self._marking is None or self._marking.done():
-            self._marking = asyncio.create_task(self._mark_all())
+            mark = self._redis.ask("SET", delivered_key(call_id), "1", "EX", RETRY_SECONDS)
+            self._waiting[call_id] = mark
+            mark.add_done_callback(lambda done: self._marked(call_id, done))
 
     async def close(self) -> None:
         """Wait until every mark has gone out."""
-        if self._marking is not None:
-            await self._marking
+        if self._waiting:
+            await asyncio.wait(self._waiting.values())
+
+    def _marked(self, call_id: str, mark: "asyncio.Future[object]") -> None:
+        self._waiting.pop(call_id, None)
+        if not mark.cancelled() and (error := mark.exception()) is not None:
+            self._log.info("delivery_not_marked", reason=type(error).__name__)
 
     async def _was_refused(self, key_id: str, request_hash: str) -> bool:
         # a list and not a number: one of two retries at once takes the only refusal, without a script
@@ -105,7 +110,7 @@ class StoredClientCalls:
         except GONE_OR_REFUSED:
             return False
 
-    async def _marked(self, call_ids: Sequence[str]) -> set[str]:
+    async def _known(self, call_ids: Sequence[str]) -> set[str]:
         waiting = set(self._waiting)
         if not call_ids:
             return waiting
@@ -115,20 +120,3 @@ class StoredClientCalls:
         except GONE_OR_REFUSED:
             return waiting
         return waiting | {each for each, mark in zip(call_ids, found, strict=True) if mark is not None}
-
-    async def _mark_all(self) -> None:
-        while self._waiting:
-            bunch = list(self._waiting)
-            try:
-                await self._mark(bunch)
-            except GONE_OR_REFUSED as error:
-                self._log.info("delivery_not_marked", calls=len(bunch), reason=type(error).__name__)
-            # kept until Redis has them: a retry in this very moment is told so
-            del self._waiting[: len(bunch)]
-
-    async def _mark(self, call_ids: Sequence[str]) -> None:
-        with self._redis.use() as client:
-            async with client.pipeline(transaction=False) as pipeline:
-                for each in call_ids:
-                    pipeline.set(delivered_key(each), "1", ex=RETRY_SECONDS)
-                await pipeline.execute()

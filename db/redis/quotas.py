@@ -126,6 +126,7 @@ class RedisQuotas:
         self._wake = asyncio.Event()
         self._beginning: dict[str, asyncio.Future[date]] = {}
         self._warming: dict[Payer, asyncio.Future[list[QuotaCopy]]] = {}
+        self._looking: dict[Payer, asyncio.Future[Sequence[QuotaCopy]]] = {}
         self._asking: dict[Payer, asyncio.Future[list[AccountBalance]]] = {}
         self._days: OrderedDict[str, tuple[date, float, float]] = OrderedDict()
 
@@ -145,7 +146,8 @@ class RedisQuotas:
         Redis or Postgres is gone everything is.
         """
         try:
-            copies = await self._read(payer)
+            # a look that began a moment ago will do: copies are late by more than that
+            copies = await _once(self._looking, payer, lambda: self._read(payer))
             if not any(map(_overspent, copies)):
                 return
             balances = await self._asked(payer)

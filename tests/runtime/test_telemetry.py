@@ -1,6 +1,7 @@
 """What a process says of itself to Prometheus."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +14,7 @@ from db.postgres.pool import Postgres
 from domain.errors import BudgetExhausted
 from domain.ledger import Account, Scope
 from domain.money import Money
-from runtime.telemetry import LedgerCollector
+from runtime.telemetry import LedgerCollector, json_line
 from tests.db.purse import a_call, a_payer, a_settlement, held, opened_ledger
 from tests.db.stage import opened_postgres
 
@@ -67,3 +68,9 @@ async def test_the_ledgers_figures_are_what_the_writer_did(
     assert expected.items() <= figures.items()
     assert figures["ledger_reconnects_total"] >= 1
     assert 0 < figures["ledger_settle_seconds_sum"] <= 10
+
+
+@pytest.mark.parametrize("odd", ["\ud800", 2**70, {1: "a number as a key"}, {"a set"}, b"bytes", 1.5, "李雷"])
+def test_a_line_of_the_log_is_json_whatever_is_in_it(odd: object) -> None:
+    read = json.loads(json_line({"event": "odd", "value": odd}, default=repr))
+    assert (read["event"], bool(read["value"])) == ("odd", True)
