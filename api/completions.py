@@ -187,21 +187,24 @@ def _secret(headers: Headers) -> str | None:
 async def _identified(services: Services, caller: Caller, asked: ChatRequest, request: Request) -> ClientCall:
     services.models.check(asked.model)
     caller = await _paying(services, caller, asked.profile)
-    name = _idempotency_key(request.headers)
-    again = _is_retry(request.headers)
-    call = _unidentified(caller, asked, trace_id_of(request.scope))
-    lost = None
-    if name is None:
-        lost = await _lost_call_id(services, call) if again else None
-        call_id = lost or await services.client_calls.new()
-    else:
+    name, again, lost = _idempotency_key(request.headers), _is_retry(request.headers), None
+    if name is not None:
         call_id = named_call_id(caller.key_id, name)
-        # a client that comes again by itself has lost the first answer, and waits for it
-        call = replace(call, refuse_other=True, refuse_underway=not again)
-    call = replace(call, step=ClientStep(call_id))
-    unnamed = name is None
+    else:
+        lost = await _lost_call_id(services, caller, asked) if again else None
+        call_id = lost or await services.client_calls.new()
+    named = name is not None
+    # a client that comes again by itself has lost the first answer, and waits for it
+    call = _asked_for(
+        caller,
+        asked,
+        ClientStep(call_id),
+        trace_id=trace_id_of(request.scope),
+        refuse_other=named,
+        refuse_underway=named and not again,
+    )
     return ClientCall(
-        caller, call, asked.stream, asked.include_usage, unnamed=unnamed, new=unnamed and lost is None
+        caller, call, asked.stream, asked.include_usage, unnamed=not named, new=not named and lost is None
     )
 
 
@@ -224,22 +227,23 @@ def _idempotency_key(headers: Headers) -> str | None:
     return check_key(names[0]) if names else None
 
 
-def _unidentified(caller: Caller, asked: ChatRequest, trace_id: str) -> CompletionRequest:
+def _asked_for(caller: Caller, asked: ChatRequest, step: ClientStep, **more: Any) -> CompletionRequest:
     return CompletionRequest(
-        step=ClientStep(""),
+        step=step,
         call_number=1,
         model=asked.model,
         max_tokens=asked.max_tokens or caller.default_max_tokens,
         payer=Payer(caller.tenant_id, api_key_id=caller.key_id, profile=caller.profile),
-        trace_id=trace_id,
         chat=asked.chat,
         patience=asked.patience,
+        **more,
     )
 
 
-async def _lost_call_id(services: Services, call: CompletionRequest) -> str | None:
+async def _lost_call_id(services: Services, caller: Caller, asked: ChatRequest) -> str | None:
     """The id of the call that was lost, and that its client comes for again by itself."""
-    return await services.client_calls.retried(call.payer.api_key_id, call.request_hash())
+    wanted = _asked_for(caller, asked, ClientStep(""))
+    return await services.client_calls.retried(caller.key_id, wanted.request_hash())
 
 
 def named_call_id(key_id: str, idempotency_key: str) -> str:

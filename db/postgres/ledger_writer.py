@@ -632,20 +632,8 @@ def _decided(command: Command, book: Book) -> Any:
 
 async def _store(connection: Connection, book: Book) -> None:
     """Write everything that was decided, and commit, in one round trip."""
-    now = book.now
     async with connection.pipeline():
-        for statement, decided in (
-            (rows.INSERT_EVENTS_SQL, map(rows.event_row, book.events)),
-            (rows.INSERT_HOLDS_SQL, (rows.hold_row(each, now) for each in book.new_holds)),
-            (rows.INSERT_FACTS_SQL, (rows.fact_row(each, now) for each in book.facts)),
-            (rows.INSERT_JOURNAL_SQL, map(rows.journal_row, book.journaled)),
-            (rows.CHANGE_HOLDS_SQL, (rows.hold_change(each, now) for each in book.changed_holds)),
-            (
-                rows.CHANGE_ACCOUNTS_SQL,
-                (rows.amounts(each, book.accounts[each]) for each in book.changed_accounts),
-            ),
-        ):
-            await rows.write(connection, statement, decided)
+        await rows.write(connection, book)
         await connection.execute("COMMIT")
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
 MINUTE = 60_000
 #: nobody knows when a call under way ends: whoever waits for its place looks again after so long
 POLL_MILLISECONDS = 1_000
@@ -33,16 +35,15 @@ local function keep(key, capacity, level, full)
     redis.call('PEXPIRE', key, math.ceil((full - level) / capacity) + 1000)
 end
 """
-# KEYS: the permit, then a key for each limit. ARGV: the permit's id, its lease, and for each limit its
-# unit, its capacity and what is taken of it. Answers whether it was granted, and for each limit what is
+# KEYS: the permit, then a key for each limit. ARGV: the permit's id, what is taken of each limit as `written`
+# (the driver takes as long for an argument as for all of them in one), and the permit's lease. Answers whether it was granted, and for each limit what is
 # left, when it is whole, and how long to wait for it.
 ACQUIRE = (
     _LEVEL
     + """
-local lease, granted, levels, answer = tonumber(ARGV[2]), 1, {}, {}
+local shares, lease, granted, levels, answer = cjson.decode(ARGV[2]), tonumber(ARGV[3]), 1, {}, {}
 for i = 2, #KEYS do
-    local key, unit = KEYS[i], ARGV[3 * i - 3]
-    local capacity, cost = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1])
+    local key, unit, capacity, cost = KEYS[i], unpack(shares[i - 1])
     local left, reset, wait = 0, 0, 0
     if unit == 'calls' then
         redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
@@ -65,7 +66,7 @@ for i = 2, #KEYS do
 end
 if granted == 0 then return {0, answer} end
 for i = 2, #KEYS do
-    local key, capacity, cost = KEYS[i], tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1])
+    local key, _, capacity, cost = KEYS[i], unpack(shares[i - 1])
     if levels[i] then
         local level, full = levels[i][1], levels[i][2]
         keep(key, capacity, level, full)
@@ -80,14 +81,14 @@ redis.call('SET', KEYS[1], 1, 'PX', lease)
 return {1, answer}
 """
 )
-# KEYS and ARGV as above, without a lease: for each limit its unit, its capacity and what is given back.
+# KEYS and ARGV as above, without a lease: what is given back to each limit.
 RELEASE = (
     _LEVEL
     + """
 if redis.call('DEL', KEYS[1]) == 0 then return 0 end
+local shares = cjson.decode(ARGV[2])
 for i = 2, #KEYS do
-    local key, unit = KEYS[i], ARGV[3 * i - 4]
-    local capacity, back = tonumber(ARGV[3 * i - 3]), tonumber(ARGV[3 * i - 2])
+    local key, unit, capacity, back = KEYS[i], unpack(shares[i - 1])
     if unit == 'calls' then
         redis.call('ZREM', key, ARGV[1])
     elseif back ~= 0 then
@@ -117,6 +118,11 @@ class Share(NamedTuple):
     unit: Literal["requests", "tokens", "calls"]
     capacity: int
     amount: int
+
+
+def written(shares: Sequence[Share]) -> str:
+    """The shares as the scripts read them."""
+    return orjson.dumps([each[1:] for each in shares]).decode()
 
 
 class Verdict(NamedTuple):

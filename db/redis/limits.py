@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from db.redis.buckets import ACQUIRE, RELEASE, RENEW, SERVER_TIME, Buckets, Share, Verdict
+from db.redis.buckets import ACQUIRE, RELEASE, RENEW, SERVER_TIME, Buckets, Share, Verdict, written
 from db.redis.connection import GONE_OR_REFUSED, RedisLink, Script
 from db.redis.places import PlaceLines
 from domain.errors import LimitExceeded, RateLimited
@@ -219,7 +219,7 @@ class RedisRateLimits:
 
     async def _take_at(self, home: str, permit: Permit, lease: int) -> tuple[LimitState, ...]:
         shares = [_share(home, limit, permit.tokens) for limit in permit.limits]
-        arguments = [permit.id, lease, *_flat(shares)]
+        arguments: list[str | int] = [permit.id, written(shares), lease]
         granted, answers = await self._link.run(_ACQUIRE, _keys(home, permit, shares), arguments)
         return _states(permit.limits, granted, [Verdict(*each) for each in answers])
 
@@ -273,9 +273,10 @@ class RedisRateLimits:
     ) -> None:
         for home, own in _by_home(tenant_id, permit.limits).items():
             shares = [_share(home, limit, permit.tokens) for limit in own]
-            back = [_back(each, permit, tokens_used, undone=undone) for each in shares]
-            arguments = [permit.id, *_flat(back)]
-            if not await self._link.run(_RELEASE, _keys(home, permit, shares), arguments):
+            given = [_back(each, permit, tokens_used, undone=undone) for each in shares]
+            back = [each for each in given if each.amount]
+            arguments = [permit.id, written(back)]
+            if not await self._link.run(_RELEASE, _keys(home, permit, back), arguments):
                 # then the others are forgotten, too
                 self._renew_now.set()
 
@@ -345,10 +346,6 @@ def _back(share: Share, permit: Permit, tokens_used: int | None, *, undone: bool
 
 def _keys(home: str, permit: Permit, shares: Sequence[Share]) -> list[str]:
     return [permit_key(home, permit.id), *(each.key for each in shares)]
-
-
-def _flat(shares: Sequence[Share]) -> list[str | int]:
-    return [part for each in shares for part in (each.unit, each.capacity, each.amount)]
 
 
 def _states(

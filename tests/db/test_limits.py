@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError  # noqa: A004  # the driver's name
 
-from db.redis.buckets import ACQUIRE, RELEASE, Buckets, Share
+from db.redis.buckets import ACQUIRE, RELEASE, Buckets, Share, written
 from db.redis.connection import RedisLink
 from db.redis.limits import RedisRateLimits, limit_key
 from domain.errors import LimitExceeded, RateLimited
@@ -88,9 +88,8 @@ async def test_the_script_and_the_process_alone_decide_alike_to_the_last_bit(
                 ]
                 permit = f"{mark}:{len(permits)}"
                 permits.append((permit, wanted))
-                flat = [part for each in wanted for part in each[1:]]
                 keys = [permit, *(each.key for each in wanted)]
-                granted, answers = await acquire(keys, [permit, lease, *flat, now])
+                granted, answers = await acquire(keys, [permit, written(wanted), lease, now])
                 assert (bool(granted), [tuple(each) for each in answers]) == alone.acquire(
                     permit, wanted, lease, now
                 )
@@ -98,9 +97,8 @@ async def test_the_script_and_the_process_alone_decide_alike_to_the_last_bit(
                 if index < len(permits):
                     permit, wanted = permits[index]
                     back = [each._replace(amount=amount) for each in wanted]
-                    flat = [part for each in back for part in each[1:]]
                     keys = [permit, *(each.key for each in wanted)]
-                    given_back = await release(keys, [permit, *flat, now])
+                    given_back = await release(keys, [permit, written(back), now])
                     assert bool(given_back) == alone.release(permit, back, now)
 
 
