@@ -278,13 +278,15 @@ async def store_upload(
     # an id for each attempt: two uploads of one name never write, or remove, each other's object
     file_id = services.new_id()
     landing = f"uploads/{file_id}"
-    await _land(services, landing, arrival, chunks)
-    key = object_key(caller.tenant_id, batch_id, file_id, arrival.sha256)
+    written = [landing]
     try:
+        await _land(services, landing, arrival, chunks)
         arrival.check()
+        key = object_key(caller.tenant_id, batch_id, file_id, arrival.sha256)
+        written.append(key)
         await services.objects.rename(landing, key)
     except BaseException:
-        await discard(services, landing, key)
+        await discard(services, *written)
         raise
     upload = Upload(
         file_id=file_id,

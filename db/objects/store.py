@@ -28,6 +28,8 @@ PARTS_AT_ONCE = 3
 LEAST_BLOCK_BYTES, MOST_BLOCK_BYTES = 1024 * 1024, 8 * 1024 * 1024
 #: of all uploads together that wait to be handed over, as long as the least is enough
 WAITING_BYTES = 64 * 1024 * 1024
+#: in memory, beside its bytes: a client may send them one by one
+CHUNK_BYTES = 64
 
 
 class ObjectStoreFiles:
@@ -63,7 +65,7 @@ class ObjectStoreFiles:
     async def _write(self, key: str, blocks: AsyncGenerator[Block, None], seen: Seen) -> None:
         # no tuple: Python 3.11 takes one for the exception's arguments
         first: Block = await anext(blocks, [])
-        if sum(map(len, first)) < LEAST_BLOCK_BYTES:
+        if sum(map(_weight, first)) < LEAST_BLOCK_BYTES:
             _show(first, seen)
             await obstore.put_async(self._store, key, b"".join(first), use_multipart=False)
         elif self._folder is not None:
@@ -81,13 +83,14 @@ class ObjectStoreFiles:
     async def _in_blocks(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Block, None]:
         """The chunks in lists, larger ones while few uploads are under way."""
         block: list[bytes] = []
-        size = 0
+        weight = 0
         async for chunk in chunks:
             block.append(chunk)
-            size += len(chunk)
-            if size >= max(LEAST_BLOCK_BYTES, min(MOST_BLOCK_BYTES, WAITING_BYTES // self._underway)):
+            weight += _weight(chunk)
+            share = WAITING_BYTES // max(1, self._underway)
+            if weight >= max(LEAST_BLOCK_BYTES, min(MOST_BLOCK_BYTES, share)):
                 yield block
-                block, size = [], 0
+                block, weight = [], 0
         if block:
             yield block
 
@@ -144,8 +147,10 @@ class ObjectStoreFiles:
 
 
 class LocalWriter:
-    """One object of a local store, written block by block by threads; half the CPU of asking an event loop
-    for each chunk."""
+    """One object of a local store, written block by block by threads.
+
+    It takes half the CPU of the driver's own way, which asks the event loop for each chunk.
+    """
 
     def __init__(self, store: ObjectStore, key: str, seen: Seen) -> None:
         self._writer: WritableFile | None = obstore.open_writer(
@@ -196,6 +201,10 @@ async def _shown(blocks: AsyncIterator[Block], seen: Seen) -> AsyncIterator[byte
         await asyncio.to_thread(_show, block, seen)
         for chunk in block:
             yield chunk
+
+
+def _weight(chunk: bytes) -> int:
+    return len(chunk) + CHUNK_BYTES
 
 
 def _show(block: Block, seen: Seen) -> None:

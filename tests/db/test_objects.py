@@ -137,6 +137,15 @@ async def test_whoever_looks_on_sees_all_bytes_in_their_order(
     assert b"".join(seen) == b"".join(parts) == await objects.read("key")
 
 
+async def test_bytes_that_come_one_by_one_are_kept(objects: ObjectStoreFiles) -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        for number in range(60_000):
+            yield bytes([number % 251])
+
+    await objects.write("key", drip())
+    assert await objects.read("key") == bytes(number % 251 for number in range(60_000))
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 async def test_an_error_beside_the_event_loop_leaves_no_object(
     objects: ObjectStoreFiles, folder: Path, at: int
