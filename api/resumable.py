@@ -74,8 +74,8 @@ class Visit:
             raise too_large("file", self.services.limits.max_file_bytes, "max_file_bytes")
         # a key for each try: of two requests that bring the same bytes, one removes what it wrote
         key = f"uploads/{self.upload.id}/{offset}-{self.services.new_id()}"
-        await self.services.objects.write(key, _one(part))
         try:
+            await self.services.objects.write(key, _one(part))
             await self.services.resumable_uploads.add_part(self.upload.id, offset, len(part), key)
         except Unavailable:
             raise  # the commit may have happened: the sweeper looks after an object without a row

@@ -53,6 +53,7 @@ class StoredClientCalls:
         self._clock = clock
         #: kept until Redis has them: a retry in this very moment is told so
         self._waiting: dict[str, asyncio.Future[object]] = {}
+        self._failing = False
         self._log = structlog.get_logger("assay.client_calls")
 
     async def new(self) -> str:
@@ -94,13 +95,16 @@ class StoredClientCalls:
 
     async def close(self) -> None:
         """Wait until every mark has gone out."""
-        if self._waiting:
+        while self._waiting:
             await asyncio.wait(self._waiting.values())
 
     def _marked(self, call_id: str, mark: "asyncio.Future[object]") -> None:
-        self._waiting.pop(call_id, None)
-        if not mark.cancelled() and (error := mark.exception()) is not None:
-            self._log.info("delivery_not_marked", reason=type(error).__name__)
+        if self._waiting.get(call_id) is mark:
+            del self._waiting[call_id]
+        error = None if mark.cancelled() else mark.exception()
+        if error is not None and not self._failing:
+            self._log.info("deliveries_not_marked", reason=type(error).__name__)
+        self._failing = error is not None
 
     async def _was_refused(self, key_id: str, request_hash: str) -> bool:
         # a list and not a number: one of two retries at once takes the only refusal, without a script

@@ -336,7 +336,8 @@ class Objects(Protocol):
     ) -> None:
         """Store a stream in parts with constant memory; an error on the way leaves no object.
 
-        `seen` hears of all bytes in their order, beside the event loop where they are many.
+        A cancellation at its very end may leave it whole. `seen` hears of all bytes in their order, beside
+        the event loop where they are many.
         """
         ...
 

@@ -77,8 +77,10 @@ def configure_logs(settings: LogSettings, *, process: str) -> None:
 
 def json_line(line: object, default: Callable[[object], object]) -> str:
     """The line as JSON; `default` says how to write what JSON has no form for."""
+    # a dataclass by its `repr`, which may leave out what nobody should read
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
     try:
-        return orjson.dumps(line, default=default, option=orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(line, default=default, option=options).decode()
     except TypeError:  # half a surrogate pair, or a number beyond 64 bits
         return json.dumps(line, default=default, ensure_ascii=False)
 

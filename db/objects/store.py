@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +29,12 @@ PARTS_AT_ONCE = 3
 LEAST_BLOCK_BYTES, MOST_BLOCK_BYTES = 1024 * 1024, 8 * 1024 * 1024
 #: of all uploads together that wait to be handed over, as long as the least is enough
 WAITING_BYTES = 64 * 1024 * 1024
-#: in memory, beside its bytes: a client may send them one by one
+#: what a chunk takes in memory beside its bytes: a client may send them one by one
 CHUNK_BYTES = 64
+#: chunks that are smaller than this, at an average, become one
+SMALL_CHUNK_BYTES = 16 * 1024
+#: of their own: a disk that stands still must not keep the event loop's from looking up names
+_WRITERS = ThreadPoolExecutor(4, thread_name_prefix="assay-objects")
 
 
 class ObjectStoreFiles:
@@ -53,7 +58,8 @@ class ObjectStoreFiles:
     async def write(self, key: str, chunks: AsyncIterator[bytes], seen: Seen = len) -> None:
         """Store a stream in parts with constant memory; an error on the way leaves no object.
 
-        `seen` hears of all bytes in their order, beside the event loop where they are many.
+        A cancellation at its very end may leave it whole. `seen` hears of all bytes in their order, beside
+        the event loop where they are many.
         """
         self._underway += 1
         try:
@@ -64,17 +70,18 @@ class ObjectStoreFiles:
 
     async def _write(self, key: str, blocks: AsyncGenerator[Block, None], seen: Seen) -> None:
         # no tuple: Python 3.11 takes one for the exception's arguments
-        first: Block = await anext(blocks, [])
-        if sum(map(_weight, first)) < LEAST_BLOCK_BYTES:
-            _show(first, seen)
-            await obstore.put_async(self._store, key, b"".join(first), use_multipart=False)
+        begun: list[Block] = [await anext(blocks, [])]
+        if sum(map(_weight, begun[0])) < LEAST_BLOCK_BYTES:
+            content = b"".join(begun[0])
+            seen(content)
+            await obstore.put_async(self._store, key, content, use_multipart=False)
         elif self._folder is not None:
-            await _write_beside(LocalWriter(self._store, key, seen), _begun(first, blocks))
+            await _write_beside(LocalWriter(self._store, key, seen), _going_on(begun, blocks))
         else:
             await obstore.put_async(
                 self._store,
                 key,
-                _shown(_begun(first, blocks), seen),
+                _shown(_going_on(begun, blocks), seen),
                 chunk_size=PART_BYTES,
                 use_multipart=True,
                 max_concurrency=PARTS_AT_ONCE,
@@ -161,9 +168,9 @@ class LocalWriter:
     def write(self, block: Block) -> None:
         """Show and write the next chunks."""
         assert self._writer is not None
-        for chunk in block:
-            self._seen(chunk)
-            self._writer.write(chunk)
+        for piece in _pieces(block):
+            self._seen(piece)
+            self._writer.write(piece)
 
     def close(self) -> None:
         """Put the object into its place."""
@@ -177,45 +184,67 @@ class LocalWriter:
 
 async def _write_beside(writer: LocalWriter, blocks: AsyncIterator[Block]) -> None:
     """Each block is written while the next one arrives."""
-    writing: asyncio.Future[None] | None = None
+    loop = asyncio.get_running_loop()
+    # a future of the pool and no task: what cancels every task at the end would take it for stopped
+    writing = loop.run_in_executor(_WRITERS, writer.write, ())
     try:
         async for block in blocks:
-            if writing is not None:
-                await asyncio.shield(writing)
-            writing = asyncio.ensure_future(asyncio.to_thread(writer.write, block))
-        assert writing is not None  # there is a first block
+            await asyncio.shield(writing)
+            writing = loop.run_in_executor(_WRITERS, writer.write, block)
+            del block  # it is in memory until it is written, and not until the next one is there
         await asyncio.shield(writing)
-        writing = asyncio.ensure_future(asyncio.to_thread(writer.close))
+        writing = loop.run_in_executor(_WRITERS, writer.close)
         await asyncio.shield(writing)
     finally:
-        # a thread cannot be stopped
-        if writing is not None:
-            await asyncio.wait([writing])
-            if not writing.cancelled():
-                writing.exception()
-        writer.abandon()
+        try:
+            await _ended(writing)
+        finally:
+            await loop.run_in_executor(_WRITERS, writer.abandon)
+
+
+async def _ended(work: "asyncio.Future[None]") -> None:
+    """Wait for a thread, which cannot be stopped; who cancels meanwhile has to wait, too."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            cancelled = True
+    if not work.cancelled():
+        work.exception()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _shown(blocks: AsyncIterator[Block], seen: Seen) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
     async for block in blocks:
-        await asyncio.to_thread(_show, block, seen)
-        for chunk in block:
-            yield chunk
+        pieces = _pieces(block)
+        await loop.run_in_executor(_WRITERS, _show, pieces, seen)
+        for piece in pieces:
+            yield piece
+
+
+def _show(pieces: Block, seen: Seen) -> None:
+    for piece in pieces:
+        seen(piece)
+
+
+async def _going_on(begun: list[Block], rest: AsyncIterator[Block]) -> AsyncIterator[Block]:
+    yield begun.pop()
+    async for block in rest:
+        yield block
+        del block
 
 
 def _weight(chunk: bytes) -> int:
     return len(chunk) + CHUNK_BYTES
 
 
-def _show(block: Block, seen: Seen) -> None:
-    for chunk in block:
-        seen(chunk)
-
-
-async def _begun(first: Block, rest: AsyncIterator[Block]) -> AsyncIterator[Block]:
-    yield first
-    async for block in rest:
-        yield block
+def _pieces(block: Block) -> Block:
+    """The chunks, or all in one: the driver keeps each piece, and each takes a call."""
+    small = sum(map(len, block)) < SMALL_CHUNK_BYTES * len(block)
+    return [b"".join(block)] if small else block
 
 
 def _remove_staged(folder: Path, before: float) -> int:

@@ -1,8 +1,8 @@
 """The ledger's rows as its statements take them: all rows of a table as one JSON array, a row as an array of values.
 
 A hold is three rows, and rendering them by the driver, a parameter for each column, was a third of what it costs
-this process. JSON goes with every other table's in one statement, which `COPY` does not, and costs the server the same; a
-statement for each table was a tenth of the API's time for a call.
+this process. JSON goes with every other table's in one statement, which `COPY` does not, and costs the server the
+same; a statement for each table was a twentieth of the API's time for a call.
 """
 
 import json

@@ -5,12 +5,11 @@ nothing is ever rounded; both sides agree to the last bit. A level may fall belo
 beyond its estimate is paid back first.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
-
-import orjson
 
 MINUTE = 60_000
 #: nobody knows when a call under way ends: whoever waits for its place looks again after so long
@@ -36,8 +35,8 @@ local function keep(key, capacity, level, full)
 end
 """
 # KEYS: the permit, then a key for each limit. ARGV: the permit's id, what is taken of each limit as `written`
-# (the driver takes as long for an argument as for all of them in one), and the permit's lease. Answers whether it was granted, and for each limit what is
-# left, when it is whole, and how long to wait for it.
+# (the driver takes as long for an argument as for all of them in one), and the permit's lease. Answers whether
+# it was granted, and for each limit what is left, when it is whole, and how long to wait for it.
 ACQUIRE = (
     _LEVEL
     + """
@@ -122,7 +121,7 @@ class Share(NamedTuple):
 
 def written(shares: Sequence[Share]) -> str:
     """The shares as the scripts read them."""
-    return orjson.dumps([each[1:] for each in shares]).decode()
+    return json.dumps([each[1:] for each in shares])
 
 
 class Verdict(NamedTuple):

@@ -147,7 +147,7 @@ class RedisQuotas:
         """
         try:
             # a look that began a moment ago will do: copies are late by more than that
-            copies = await _once(self._looking, payer, lambda: self._read(payer))
+            copies = await _once(self._looking, payer, lambda: self._read(payer), lambda: self._joined(payer))
             if not any(map(_overspent, copies)):
                 return
             balances = await self._asked(payer)
@@ -157,6 +157,10 @@ class RedisQuotas:
         for balance in balances:
             if _overspent(copy_of(balance)):
                 raise _refusal(balance)
+
+    def _joined(self, payer: Payer) -> None:
+        if payer in self._warming:
+            self._raced()
 
     async def copies(self, accounts: Sequence[Account]) -> list[QuotaCopy | None]:
         """The copies as they are, `None` for a missing one; raises `RedisUnavailable`."""

@@ -2,13 +2,22 @@
 
 import asyncio
 import hashlib
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from db.objects.store import LEAST_BLOCK_BYTES, MOST_BLOCK_BYTES, PART_BYTES, ObjectStoreFiles
+from db.objects.store import (
+    LEAST_BLOCK_BYTES,
+    MOST_BLOCK_BYTES,
+    PART_BYTES,
+    PARTS_AT_ONCE,
+    LocalWriter,
+    ObjectStoreFiles,
+)
 from domain.errors import AssayError, LimitExceeded, NotFound, ObjectStoreUnavailable
 from tests.db.s3 import BUCKET, s3_server
 
@@ -184,6 +193,52 @@ async def test_a_cancelled_upload_leaves_nothing(objects: ObjectStoreFiles, fold
     async with asyncio.timeout(10):
         while left(folder):
             await asyncio.sleep(0.01)
+
+
+async def test_no_more_than_two_blocks_are_in_memory(objects: ObjectStoreFiles) -> None:
+    class Counted(bytes):
+        alive = 0
+
+        def __del__(self) -> None:
+            Counted.alive -= 1
+
+    most = 0
+
+    async def large() -> AsyncIterator[bytes]:
+        nonlocal most
+        for _ in range(60):
+            Counted.alive += 1
+            yield Counted(1024 * 1024)
+            most = max(most, Counted.alive)
+
+    await objects.write("key", large())
+
+    # one that gathers, one that is written, and what the driver has not put away yet
+    assert most * 1024 * 1024 <= 2 * MOST_BLOCK_BYTES + (PARTS_AT_ONCE + 2) * PART_BYTES
+    assert Counted.alive <= 1
+
+
+async def test_a_second_cancellation_waits_for_the_thread_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, close = threading.Event(), LocalWriter.close
+
+    def slowly(writer: LocalWriter) -> None:
+        closing.set()
+        time.sleep(0.2)
+        close(writer)
+
+    monkeypatch.setattr(LocalWriter, "close", slowly)
+    objects = ObjectStoreFiles.at(f"file://{tmp_path}")
+    writing = asyncio.create_task(objects.write("key", chunks(b"x" * MOST_BLOCK_BYTES)))
+    await asyncio.to_thread(closing.wait)
+    writing.cancel()
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    # whole, or not there: its writer knows which once it has ended
+    assert left(tmp_path) == ["key"]
 
 
 async def test_a_rename_overwrites_and_leaves_nothing_behind(objects: ObjectStoreFiles, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -74,3 +75,14 @@ async def test_the_ledgers_figures_are_what_the_writer_did(
 def test_a_line_of_the_log_is_json_whatever_is_in_it(odd: object) -> None:
     read = json.loads(json_line({"event": "odd", "value": odd}, default=repr))
     assert (read["event"], bool(read["value"])) == ("odd", True)
+
+
+def test_a_dataclass_in_the_log_hides_what_it_hides() -> None:
+    @dataclass
+    class Provider:
+        name: str
+        api_key: str = field(repr=False)
+
+    line = json_line({"event": "odd", "provider": Provider("openai", "sk-1234")}, default=repr)
+    assert "openai" in line
+    assert "sk-1234" not in line
