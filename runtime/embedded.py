@@ -277,7 +277,8 @@ async def ping_valkey(url: str) -> None:
 
 async def ping_temporal(address: str, namespace: str) -> None:
     """Return once Temporal knows the namespace and our search attributes, or raise `NotReady`."""
-    from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+    from temporalio.api.enums.v1 import IndexedValueType
+    from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
     from temporalio.client import Client
     from temporalio.service import RPCError
 
@@ -287,9 +288,18 @@ async def ping_temporal(address: str, namespace: str) -> None:
         client = await Client.connect(address, namespace=namespace)
         request = ListSearchAttributesRequest(namespace=namespace)
         answer = await client.operator_service.list_search_attributes(request)
+        missing = SEARCH_ATTRIBUTES.keys() - answer.custom_attributes.keys()
+        if missing and missing != SEARCH_ATTRIBUTES.keys():
+            # the server registers all of them at once, but only in a database that has none yet
+            kinds = {
+                name: IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{SEARCH_ATTRIBUTES[name].upper()}")
+                for name in missing
+            }
+            added = AddSearchAttributesRequest(search_attributes=kinds, namespace=namespace)
+            await client.operator_service.add_search_attributes(added)
     except (RPCError, RuntimeError) as error:
         raise NotReady(str(error)) from error
-    if missing := SEARCH_ATTRIBUTES.keys() - answer.custom_attributes.keys():
+    if missing:
         raise NotReady(f"search attributes are not registered yet: {sorted(missing)}")
 
 

@@ -175,6 +175,24 @@ async def test_temporal_keeps_histories_thirty_days_and_knows_the_search_attribu
     assert listed.custom_attributes.keys() >= SEARCH_ATTRIBUTES.keys()
 
 
+async def test_a_folder_of_an_earlier_version_learns_what_is_searched_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+    from temporalio.client import Client
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr("runtime.embedded.SEARCH_ATTRIBUTES", {"AssayTenant": "Keyword"})
+        async with EmbeddedStack(tmp_path):
+            pass
+    async with EmbeddedStack(tmp_path) as stack:
+        client = await Client.connect(stack.addresses.temporal_address, namespace="assay")
+        listed = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace="assay")
+        )
+    assert listed.custom_attributes.keys() >= SEARCH_ATTRIBUTES.keys()
+
+
 def test_servers_listen_on_loopback_only(stack: EmbeddedStack) -> None:
     listening = [
         connection.laddr
