@@ -225,7 +225,7 @@ async def test_a_second_cancellation_waits_for_the_thread_too(
 
     def slowly(writer: LocalWriter) -> None:
         closing.set()
-        time.sleep(0.2)
+        time.sleep(0.2)  # a slow disk: longer than both cancellations take
         close(writer)
 
     monkeypatch.setattr(LocalWriter, "close", slowly)
