@@ -228,6 +228,7 @@ async def test_a_second_cancellation_waits_for_the_thread_too(
         time.sleep(0.2)  # a slow disk: longer than both cancellations take
         close(writer)
 
+    # the real one, only later: no disk here is slow when asked to be
     monkeypatch.setattr(LocalWriter, "close", slowly)
     objects = ObjectStoreFiles.at(f"file://{tmp_path}")
     writing = asyncio.create_task(objects.write("key", chunks(b"x" * MOST_BLOCK_BYTES)))
