@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +28,7 @@ from domain.errors import (
     UnknownModel,
     UnpricedModel,
 )
-from domain.gateway import LimitState
+from domain.gateway import LimitState, RateLimit
 from domain.money import Money
 
 DONE = b"data: [DONE]\n\n"
@@ -225,7 +226,7 @@ def limit_headers(states: Sequence[LimitState]) -> dict[str, str]:
     if not states:
         return {}
     headers = {
-        "RateLimit-Policy": ", ".join(map(_policy, states)),
+        "RateLimit-Policy": ", ".join(_policy(each.limit) for each in states),
         "RateLimit": ", ".join(map(_remaining, states)),
     }
     for unit in ("requests", "tokens"):
@@ -236,20 +237,20 @@ def limit_headers(states: Sequence[LimitState]) -> dict[str, str]:
     return headers
 
 
-def _policy(state: LimitState) -> str:
-    limit = state.limit
+@lru_cache(maxsize=1024)  # the same in every answer, until somebody sets another
+def _policy(limit: RateLimit) -> str:
     if limit.unit == "calls":
-        return f'"{_name(state)}";q={limit.capacity};qu="concurrent-requests"'
-    return f'"{_name(state)}";q={limit.capacity};w=60' + (';qu="tokens"' if limit.unit == "tokens" else "")
+        return f'"{_name(limit)}";q={limit.capacity};qu="concurrent-requests"'
+    return f'"{_name(limit)}";q={limit.capacity};w=60' + (';qu="tokens"' if limit.unit == "tokens" else "")
 
 
 def _remaining(state: LimitState) -> str:
-    return f'"{_name(state)}";r={max(0, state.left)};t={math.ceil(max(0.0, state.reset_seconds))}'
+    return f'"{_name(state.limit)}";r={max(0, state.left)};t={math.ceil(max(0.0, state.reset_seconds))}'
 
 
-def _name(state: LimitState) -> str:
+def _name(limit: RateLimit) -> str:
     # whose limit, without the id
-    return f"{state.limit.subject.partition('/')[0]}-{state.limit.unit}"
+    return f"{limit.subject.partition('/')[0]}-{limit.unit}"
 
 
 def _openai_limit(unit: str, state: LimitState) -> dict[str, str]:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from domain.completion import CompletionReply, CompletionRequest, Fence, Payer, Usage
 from domain.errors import InvalidInput, UnpricedModel
+from domain.identity import ClientStep, LogicalStep
 from domain.money import Money
 
 #: the root of every id in the ledger; changing it would make every repetition a new event
@@ -208,10 +209,15 @@ class CallKey:
         name = f"{self.tenant_id}\0{self.step}\0{self.generation}\0{self.number}"
         object.__setattr__(self, "id", named_uuid(_NAMESPACE, name))
 
-    @classmethod
-    def of(cls, request: CompletionRequest) -> "CallKey":
-        """The key of a request for a completion."""
-        return cls(request.payer.tenant_id, str(request.step), request.step.generation, request.call_number)
+    @staticmethod
+    def of(request: CompletionRequest, payer: Payer | None = None) -> "CallKey":
+        """The key of a request for a completion; `payer` where it is not the request that says who pays."""
+        return _key_of((payer or request.payer).tenant_id, request.step, request.call_number)
+
+
+@lru_cache(maxsize=1024)  # asked for by several steps of a call
+def _key_of(tenant_id: str, step: LogicalStep | ClientStep, number: int) -> CallKey:
+    return CallKey(tenant_id, str(step), step.generation, number)
 
 
 @dataclass(frozen=True)

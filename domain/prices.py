@@ -1,11 +1,12 @@
 """Prices: dated lists of what the units of a model cost; newer lists are added, none is changed (L11)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 
 from domain.errors import InvalidInput
 from domain.ledger import Rates
@@ -61,11 +62,17 @@ class ModelPrices:
 
     def rates(self, tokens_in: int) -> Rates:
         """The rates for an input of that size: of each unit's steps the highest that it passes."""
-        per_million: dict[str, int] = {}
+        passed = max((each for each in self._rates_above if tokens_in > each), default=0)
+        return self._rates_above[passed]
+
+    @cached_property
+    def _rates_above(self) -> Mapping[int, Rates]:
+        """The rates from each step on; every call asks for some, and they carry their document."""
+        rates, per_million = {0: Rates(self.version)}, dict[str, int]()
         for price in sorted(self.prices, key=lambda each: each.above_tokens):
-            if price.above_tokens == 0 or tokens_in > price.above_tokens:
-                per_million[price.unit] = price.nanodollars_per_million
-        return Rates(self.version, per_million)
+            per_million[price.unit] = price.nanodollars_per_million
+            rates[price.above_tokens] = Rates(self.version, dict(per_million))
+        return rates
 
 
 def split_model(name: str) -> tuple[str, str]:

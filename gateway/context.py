@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Self
 
 from domain.completion import CompletionReply, CompletionRequest, Payer
 from domain.gateway import Affinity, Caller, LimitState, Permit, Turn
-from domain.identity import ClientStep, LogicalStep
 from domain.ledger import CallKey, Hold, JournalEntry, Timing
 
 
@@ -126,7 +124,7 @@ class Context:
     @property
     def key(self) -> CallKey:
         """The identity of the call in the ledger."""
-        return _key(self.payer.tenant_id, self.request.step, self.request.call_number)
+        return CallKey.of(self.request, self.payer)
 
     @property
     def replayed(self) -> JournalEntry | None:
@@ -137,8 +135,3 @@ class Context:
     def place(self) -> Permit | None:
         """The place at the first candidate's upstream."""
         return self.routed.place if self.routed is not None else None
-
-
-@lru_cache(maxsize=1024)  # asked for by several steps of a call
-def _key(tenant_id: str, step: LogicalStep | ClientStep, number: int) -> CallKey:
-    return CallKey(tenant_id, str(step), step.generation, number)

@@ -11,6 +11,8 @@ from domain.errors import AssayError, Forbidden
 from gateway.context import Audited, Authenticated, Context
 from gateway.figures import GatewayFigures
 
+log = structlog.get_logger("assay.gateway")
+
 
 def authenticated(context: Context) -> Authenticated:
     """The payer: an outside caller's key, or whom an agent's request names; raises `Forbidden`."""
@@ -41,7 +43,6 @@ class AuditStep:
         seconds = monotonic() - context.arrived
         if self.figures is not None:
             self.figures.call_ended(outcome)
-        log = structlog.get_logger("assay.gateway")
         # an agent's calls stand in its batch's ledger, thousands of them
         (log.debug if context.caller is None else log.info)(
             "call_ended",
