@@ -38,6 +38,7 @@ SHOWN: dict[str, tuple[list[str], list[str]]] = {
     "supply_low": (["supply voltage too low"], []),
     "watchdog_reset": (["watchdog timeout, resetting"], []),
     "storage_fault": (["flash write failed at sector 812: I/O error"], []),
+    "kernel_panic": (["Kernel panic - not syncing: Fatal exception in interrupt"], []),
     "process_crash": (["navd[22]: segfault at 0 ip 0000"], []),
     "connection_failed": (["connect to broker 10.1.1.1 refused"], []),
     "permission_denied": (["open /var/lib/x: Permission denied"], []),
