@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from api.html import visible
 from runtime.rerun_commands import installed_client
+from runtime.terminal import terminal
 
 if TYPE_CHECKING:
     from runtime.client import ApiClient
@@ -24,7 +24,7 @@ baseline_commands = typer.Typer(
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The baseline's name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 
-out = Console(highlight=False, soft_wrap=True)
+out = terminal()
 _PAGE = 100
 
 
@@ -56,7 +56,7 @@ def list_(json_: Json = False) -> None:
     table = Table("name", Column("batch", no_wrap=True), "since", box=None)
     for each in baselines:
         table.add_row(escape(visible(each["name"])), each["batch_id"], each["updated_at"])
-    out.print(table if baselines else "No baseline has been set.")
+    out.print(table if baselines else "No baseline has been set.", soft_wrap=False)
 
 
 @baseline_commands.command()

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -23,10 +22,12 @@ from runtime.baseline_commands import baseline_commands
 from runtime.exam_commands import exam_commands
 from runtime.key_commands import key_commands
 from runtime.ledger_commands import ledger_commands
+from runtime.override_commands import override_commands
 from runtime.price_commands import price_commands
 from runtime.rerun_commands import installed_client, rerun_commands
 from runtime.settings import Settings
 from runtime.tenant_commands import tenant_commands
+from runtime.terminal import terminal
 from runtime.thread_commands import thread_commands
 
 OK, FAILED, BAD_INPUT, UNAVAILABLE, PARTIAL = 0, 1, 2, 3, 4
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(rerun_commands)
+app.add_typer(override_commands)
 app.add_typer(thread_commands)
 app.add_typer(exam_commands)
 app.add_typer(baseline_commands)
@@ -52,18 +54,9 @@ app.add_typer(ledger_commands)
 app.add_typer(price_commands)
 app.add_typer(key_commands)
 app.add_typer(tenant_commands)
-#: a pipe has no width to fit into, and whoever reads from it wants whole ids
-_PIPE_WIDTH = 240
 
-
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    fitted = stream.isatty() or "COLUMNS" in os.environ
-    return Console(stderr=stderr, highlight=False, width=None if fitted else _PIPE_WIDTH)
-
-
-out = _console(stderr=False)
-err = _console(stderr=True)
+out = terminal(soft_wrap=False)
+err = terminal(stderr=True, soft_wrap=False)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 
@@ -739,17 +732,20 @@ def resume(batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The ba
 def report(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")],
     json_: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets, a row a submission.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="For spreadsheets, a row a submission or anomaly.")
+    ] = False,
     html: Annotated[bool, typer.Option("--html", help="A page for reading and printing.")] = False,
     file: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write it there: .html, .csv or .json.", dir_okay=False),
     ] = None,
     criteria: Annotated[
-        bool, typer.Option("--criteria", help="With each criterion's points and quote, in CSV and JSON.")
+        bool,
+        typer.Option("--criteria", help="With each criterion's points and quote, in CSV and JSON of marks."),
     ] = False,
 ) -> None:
-    """Show a batch's report, or write it as a page, for spreadsheets or for programs.
+    """Show a batch's report, marks or a diagnosis; or write it as a page, for spreadsheets or for programs.
 
     Example: assay report 0197c1de-… --out marks.csv --criteria
     """

@@ -1,19 +1,18 @@
 """`assay exam …`: begin an exam, check it, print its schema. Nothing has to run for that."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from domain.errors import InvalidInput, LimitExceeded
 from domain.exam import Exam
 from domain.fields import Mistake
+from runtime.terminal import terminal
 
 if TYPE_CHECKING:
     from domain.exam_document import ExamDocument
@@ -72,7 +71,7 @@ def new(
     if not file.parent.is_dir():
         raise InvalidInput(f"{file.parent} is no folder; make it first.", field="file")
     file.write_text((STARTERS / f"{language}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    _console().print(f"Wrote {escape(str(file))}. Edit it, then run: assay exam check {escape(str(file))}")
+    terminal().print(f"Wrote {escape(str(file))}. Edit it, then run: assay exam check {escape(str(file))}")
 
 
 @exam_commands.command()
@@ -127,7 +126,7 @@ def _show(
     mistakes: Sequence[Mistake],
     advice: Sequence[Mistake],
 ) -> None:
-    console = _console()
+    console = terminal()
     for color, found in (("red", mistakes), ("yellow", advice)):
         for each in found:
             console.print(_described(file, document, each, color), soft_wrap=True)
@@ -164,8 +163,3 @@ def _excerpt(lines: Sequence[str], mistake: Mistake, color: str) -> str:
     number = f"{mistake.line:>5} | "
     mark = " " * cell_len(before) + "^" * max(1, cell_len(marked))
     return f"\n[dim]{number}[/dim]{escape(text)}\n[dim]      | [/dim][{color}]{mark}[/{color}]"
-
-
-def _console() -> Console:
-    # whoever reads from a pipe wants whole lines
-    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240)

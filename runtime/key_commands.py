@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar, cast
 from uuid import uuid4
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -19,6 +18,7 @@ from domain.keys import KEY_SCOPES, ApiKey, KeyChanges, KeyTerms, MadeKey, check
 from domain.ledger import Mode
 from domain.money import Money
 from runtime.settings import Settings
+from runtime.terminal import terminal
 
 NONE = "none"
 MOST_SHOWN = 500
@@ -57,8 +57,8 @@ Expires = Annotated[
 ]
 
 Answer = TypeVar("Answer")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+out = terminal()
+err = terminal(stderr=True)
 
 
 @key_commands.command()
@@ -119,7 +119,7 @@ def list_(tenant: Tenant = None, json_: Json = False) -> None:
         table.add_row(
             each.id, escape(each.prefix), escape(each.terms.name), shown["state"], scopes, *budget, expires
         )
-    out.print(table)
+    out.print(table, soft_wrap=False)
     say_rest(len(keys), total)
 
 
@@ -266,7 +266,7 @@ def show_document(document: dict[str, Any], json_: bool) -> None:
     for name, value in document.items():
         shown = ", ".join(value) if isinstance(value, list) else str(value)
         table.add_row(name, escape("–" if value in (None, [], "") else shown))
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def say_rest(shown: int, total: int) -> None:

@@ -7,7 +7,6 @@ from datetime import date, timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from domain.errors import InvalidInput
 from domain.ledger import AccountBalance, DaySpend, LedgerEvent, Mode, Scope
 from domain.money import Money
 from runtime.settings import Settings
+from runtime.terminal import terminal
 
 FAILED = 1
 
@@ -28,7 +28,7 @@ Tenant = Annotated[str | None, typer.Option(help="The tenant; that of this insta
 Days = Annotated[int, typer.Option(min=1, max=3660, help="So many days, today included.")]
 
 Answer = TypeVar("Answer")
-out = Console(highlight=False, soft_wrap=True)
+out = terminal()
 
 
 @ledger_commands.command()
@@ -71,7 +71,7 @@ def balance(
         names = ("limit_usd", "held_usd", "spent_usd", "left_usd")
         amounts = [str(document[name] or "–") for name in names]
         table.add_row(each.account.scope, escape(each.account.subject), *amounts, f"{each.requests:,}")
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 @ledger_commands.command()
@@ -104,7 +104,7 @@ def statement(
         call = f"{each.call_id}/{each.attempt}"
         when = each.occurred_at.isoformat(" ", "seconds")
         table.add_row(when, each.event_type, call, escape(each.model), each.estimated.usd, each.actual.usd)
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 @ledger_commands.command()
@@ -135,7 +135,7 @@ def spend(
     table = Table("day", "spent", "held", "requests", "tokens", box=None)
     for each in found:
         table.add_row(str(each.day), each.spent.usd, each.held.usd, f"{each.requests:,}", f"{each.tokens:,}")
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 @ledger_commands.command()

@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from domain.money import NANODOLLARS
 from domain.prices import EMBEDDED_PROVIDER, Unit, own_prices
 from runtime.settings import Settings
+from runtime.terminal import terminal
 
 BAD_INPUT = 2
 MOST_SHOWN = 500
@@ -40,7 +40,7 @@ def import_() -> None:
     prices = catalogue()
     added = asyncio.run(_add(prices))
     models = len({(each.provider, each.model) for each in prices.prices})
-    Console(highlight=False).print(
+    terminal().print(
         f"{prices.source}: {models} models added." if added else f"{prices.source} is there already."
     )
 
@@ -70,7 +70,7 @@ def set_(
     prices = own_prices(model, [(unit, usd) for unit, usd in stated.items() if usd is not None])
     asyncio.run(_add(prices))
     shown = ", ".join(f"{unit} {usd} USD" for unit, usd in stated.items() if usd is not None)
-    Console(highlight=False).print(f"{escape(model)}: {shown}; for calls from a minute from now on.")
+    terminal().print(f"{escape(model)}: {shown}; for calls from a minute from now on.")
 
 
 @price_commands.command()
@@ -90,7 +90,7 @@ def show(
         return
     if not rows:
         # a bare name is looked for as part of one
-        Console(highlight=False).print(
+        terminal().print(
             f"No price fits {escape(pattern)}. Write % for what may stand around it: '%{escape(pattern)}%'; "
             "`assay prices import` adds the public catalogue."
         )
@@ -102,9 +102,9 @@ def show(
         table.add_row(
             shown["model"], shown["unit"], shown["usd"], above, f"{row['source']} ({row['version']})"
         )
-    Console(highlight=False).print(table)
+    terminal().print(table, soft_wrap=False)
     if len(rows) == MOST_SHOWN:
-        Console(highlight=False).print(f"Only the first {MOST_SHOWN} rows; narrow the pattern.")
+        terminal().print(f"Only the first {MOST_SHOWN} rows; narrow the pattern.")
 
 
 def _document(row: Any) -> dict[str, Any]:

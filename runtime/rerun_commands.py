@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from runtime.settings import Settings
+from runtime.terminal import terminal
 
 if TYPE_CHECKING:
     from runtime.client import ApiClient
@@ -22,8 +22,8 @@ Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Follow the batch until it has ended.")]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+out = terminal()
+err = terminal(stderr=True)
 
 
 @rerun_commands.command("retry-failed")
@@ -102,7 +102,7 @@ def sagas(
         steps = ", ".join(f"{step['name']} {step['status']}" for step in each["steps"])
         begun = each["started_at"][:19].replace("T", " ")
         table.add_row(each["saga_id"], each["status"], steps, begun, escape(each["error"] or ""))
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 @contextmanager

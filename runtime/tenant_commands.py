@@ -79,7 +79,7 @@ def list_(json_: Json = False) -> None:
         shown = tenant_document(each)
         limits = [shown[name] or "–" for name in ("daily_limit_usd", "call_limit_usd", "mode")]
         table.add_row(each.id, escape(each.terms.name), each.terms.time_zone, *limits)
-    out.print(table)
+    out.print(table, soft_wrap=False)
     say_rest(len(tenants), total)
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from runtime.rerun_commands import Json, Watch, installed_client, say_rerun
+from runtime.terminal import terminal
 
 thread_commands = typer.Typer(
     name="thread",
@@ -26,7 +26,7 @@ Thread = Annotated[
     typer.Option("--thread", help="Whose, where a fork has a copy of it; the newest thread's without."),
 ]
 
-out = Console(highlight=False, soft_wrap=True)
+out = terminal()
 
 
 @thread_commands.command("list")
@@ -54,7 +54,7 @@ def list_(submission: Submission, json_: Json = False) -> None:
             each["created_at"][:19].replace("T", " "),
             f"{each['data_size_bytes']:,} {flags}".rstrip(),
         )
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 @thread_commands.command()
@@ -116,7 +116,7 @@ def _show_values(state: Mapping[str, Any]) -> None:
         rows = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, content in rows:
             table.add_row(escape(channel), escape(str(key)), _shortened(content))
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def _show_changes(changes: Sequence[Mapping[str, Any]]) -> None:
@@ -126,7 +126,7 @@ def _show_changes(changes: Sequence[Mapping[str, Any]]) -> None:
         before = "" if each["change"] == "added" else _shortened(each["before"])
         after = "" if each["change"] == "removed" else _shortened(each["after"])
         table.add_row(escape(each["channel"]), escape(each["key"] or ""), each["change"], before, after)
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def _shortened(value: Any) -> str:

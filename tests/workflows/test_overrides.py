@@ -1,20 +1,26 @@
 """A human's marks, over HTTP and through their workflow: official everywhere, or undone and said so."""
 
+import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
 from db.postgres.overrides import PostgresOverrides
 from db.redis.cache import RedisResultCache
 from domain.errors import IllegalTransition, SagaStepRefused
 from domain.identity import override_workflow_id
 from domain.overrides import Override
+from runtime.cli import app
+from runtime.client import RequestRefused
 from runtime.resources import Resources
 from runtime.server import services
 from tests.builders import a_submission, graded, open_batch
+from tests.conftest import KEY
 from tests.db.stage import until
 from tests.workflows import plant
 from workflows.overrides import OverrideWorkflow
@@ -27,7 +33,8 @@ async def report_of(api: httpx.AsyncClient, batch_id: str) -> dict[str, Any]:
     return report
 
 
-async def test_a_human_overrides_a_mark_over_http(api: httpx.AsyncClient, workers: None) -> None:
+async def a_graded_submission(api: httpx.AsyncClient) -> tuple[str, str]:
+    """Its batch, which has ended, and itself."""
     batch_id = await graded(api, {"a.json": a_submission()})
 
     async def final() -> bool:
@@ -35,7 +42,12 @@ async def test_a_human_overrides_a_mark_over_http(api: httpx.AsyncClient, worker
 
     await until(final, within_seconds=60)
     (row,) = (await report_of(api, batch_id))["submissions"]
-    url, key = f"/v1/submissions/{row['submission_id']}/overrides", {"Idempotency-Key": f"mark-{batch_id}"}
+    return batch_id, row["submission_id"]
+
+
+async def test_a_human_overrides_a_mark_over_http(api: httpx.AsyncClient, workers: None) -> None:
+    batch_id, submission_id = await a_graded_submission(api)
+    url, key = f"/v1/submissions/{submission_id}/overrides", {"Idempotency-Key": f"mark-{batch_id}"}
     refused = {
         "question_id": (ASKED | {"question_id": "q9"}, 404),
         "points.c1": (ASKED | {"points": {"c1": 2.5}}, 422),
@@ -62,6 +74,34 @@ async def test_a_human_overrides_a_mark_over_http(api: httpx.AsyncClient, worker
     waking = await api.post(f"{url}/{override['override_id']}/retry")
     assert (waking.status_code, waking.json()["field"]) == (409, "override_id")
     assert (await api.get(f"/v1/submissions/{batch_id}/overrides")).status_code == 404
+
+
+async def test_a_human_overrides_a_mark_by_the_command(
+    api: httpx.AsyncClient, api_url: str, workers: None
+) -> None:
+    _, submission_id = await a_graded_submission(api)
+    settings = {"ASSAY_API__URL": api_url, "ASSAY_API__KEY": KEY}
+
+    async def assay(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, arguments, env=settings)
+
+    given = ("override", submission_id, "q2")
+    for no_mark in ("c1", "=1", "c1=two", "c1=nan"):
+        refused = await assay(*given, no_mark, "--reason", "So.")
+        assert refused.exit_code == 2
+        assert f"'{no_mark}' is no mark" in refused.stderr
+    too_many = await assay(*given, "c1=2.5", "--reason", "So.")
+    assert isinstance(too_many.exception, RequestRefused)
+    assert too_many.exception.status == 422
+
+    done = await assay(*given, "c1=0.5", "--reason", "It says [the] opposite.")
+    assert (done.exit_code, done.stdout) == (0, "q2: 3 → 1.5 points.\n"), done.output
+    listed = json.loads((await assay("overrides", submission_id, "--json")).stdout)
+    (override,) = listed["overrides"]
+    assert (override["status"], override["reason"]) == ("completed", "It says [the] opposite.")
+    shown = await assay("overrides", submission_id)
+    assert "3 → 1.5" in shown.stdout
+    assert "It says [the] opposite." in shown.stdout
 
 
 class StubbornCache(RedisResultCache):
