@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from temporalio.worker._workflow import _WorkflowWorker
 
 # only plain data may be in a checkpoint; read once, at langgraph's import
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
@@ -148,10 +150,23 @@ async def own_redis_url(addresses: Addresses) -> str:
     return url
 
 
+#: for tests with workers of their own, which die: their death is soon noticed
+BRIEF = WorkerSettings(
+    heartbeat_timeout_seconds=2, task_timeout_seconds=2, state_interval_seconds=0.2, shutdown_seconds=2
+)
+#: for workers that only stop: however busy the machine is, none is taken for dead
+PATIENT = BRIEF.model_copy(update={"heartbeat_timeout_seconds": 30, "task_timeout_seconds": 10})
+
+
 def make_settings(
-    addresses: Addresses, database_url: str, redis_url: str, folder: Path, script: Path | None
+    addresses: Addresses,
+    database_url: str,
+    redis_url: str,
+    folder: Path,
+    script: Path | None,
+    worker: WorkerSettings = BRIEF,
 ) -> Settings:
-    """Settings with queues of their own, and time-outs short enough for tests."""
+    """Settings with queues of their own."""
     mark = secrets.token_hex(4)
     return Settings(
         folder=folder,
@@ -167,12 +182,7 @@ def make_settings(
         ),
         objects=ObjectSettings(url=f"file://{folder / 'objects'}"),
         api=ApiSettings(key=SecretStr(KEY)),
-        worker=WorkerSettings(
-            heartbeat_timeout_seconds=2,
-            task_timeout_seconds=2,
-            state_interval_seconds=0.2,
-            shutdown_seconds=2,
-        ),
+        worker=worker,
         models=ModelSettings(script=script),
     )
 
@@ -194,7 +204,7 @@ def session_settings(
 ) -> Settings:
     """Settings over the session's database."""
     folder = tmp_path_factory.mktemp("session")
-    return make_settings(addresses, session_database_url, addresses.redis_url, folder, model_script)
+    return make_settings(addresses, session_database_url, addresses.redis_url, folder, model_script, PATIENT)
 
 
 @asynccontextmanager
@@ -273,6 +283,24 @@ async def api(api_url: str) -> AsyncIterator[httpx.AsyncClient]:
 def _plain_logs() -> None:
     """As in production: no traceback shows variables, nor takes minutes over a long one."""
     configure_logs(LogSettings(level="warning"), process="tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_deadlock_detector() -> Iterator[None]:
+    """A workflow that waits for a processor is no deadlock: the detector raises in whatever runs just then.
+
+    After two seconds, which Temporal's SDK fixes; its debug mode would run workflows elsewhere, too.
+    """
+    make = _WorkflowWorker.__init__
+
+    def make_patient(self: Any, **options: Any) -> None:
+        make(self, **options)
+        assert self._deadlock_timeout_seconds == 2
+        self._deadlock_timeout_seconds = 60
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_WorkflowWorker, "__init__", make_patient)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from runtime.settings import Settings
+from tests.conftest import PATIENT
 from tests.properties.drawing import REQUIRED
+
+
+@pytest.fixture
+def app_settings(app_settings: Settings) -> Settings:
+    """As every test's own, for a hundred files at once: a loaded machine is given the time that it needs."""
+    postgres = app_settings.postgres.model_copy(update={"acquire_timeout_seconds": 60})
+    return app_settings.model_copy(update={"worker": PATIENT, "postgres": postgres})
 
 
 @pytest.fixture
