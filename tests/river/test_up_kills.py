@@ -105,10 +105,13 @@ def test_a_second_up_leaves_the_first_alone(up: Up) -> None:
 
 @pytest.mark.prove
 def test_of_two_at_once_one_starts_and_the_other_says_who_holds_the_folder(tmp_path: Path) -> None:
-    first = Up(tmp_path / "data")
-    until(lambda: (tmp_path / "data" / "lock").exists() or None, "the lock", 60)
+    first, lock = Up(tmp_path / "data"), tmp_path / "data" / "lock"
     try:
+        until(lambda: (lock.exists() and lock.read_text()) or None, "the lock's holder", 60)
+        # otherwise it may be up before the second one has come to its question
+        first.process.send_signal(signal.SIGSTOP)
         second = run_assay(tmp_path / "data", "up")
+        first.process.send_signal(signal.SIGCONT)
         assert second.returncode == 3, second.stdout + second.stderr
         assert str(first.process.pid) in second.stderr
         assert "Traceback" not in second.stderr
