@@ -6,14 +6,21 @@ hears the same events again, and the state has each of them once.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import structlog
+from langgraph.types import Command
+
+# pydantic reads no TypedDict of `typing` before Python 3.12
+from typing_extensions import TypedDict
 
 from domain.batch import Pause
 from domain.errors import BudgetExhausted, Unavailable
 from domain.external_events import News, Outside
 from domain.identity import WorkflowRef
+
+#: of the events that a graph has heard; all of them are in its state
+EVENTS_SHOWN = 20
 
 
 class Heard(TypedDict):
@@ -37,6 +44,13 @@ class BatchSeen(TypedDict, total=False):
 def merge_events(known: dict[str, Heard], new: dict[str, Heard]) -> dict[str, Heard]:
     """The events by their keys; one that is heard again is the same event."""
     return {**new, **known}
+
+
+def newest_events(values: Mapping[str, Any]) -> list[str]:
+    """The ids of the newest events that a state has, oldest first."""
+    heard: Mapping[str, Heard] = values.get("external_events", {})
+    ordered = sorted(heard.values(), key=lambda each: each["received_at"])
+    return [each["event_id"] for each in ordered[-EVENTS_SHOWN:]]
 
 
 class Boundary:
@@ -64,9 +78,10 @@ class Boundary:
             return {}, None
         return ({}, None) if news is None else (_update(news, prefix, state.get("batch", {})), news.pause)
 
-    def stop(self, pause: Pause) -> None:
-        """Let the run end after this step, as the batch is paused."""
+    def stop(self, pause: Pause, update: Mapping[str, Any], node: str) -> Command[Any]:
+        """Let the run end after this step, as the batch is paused; the next one begins with that node."""
         self.stopped_by = pause
+        return Command(update=update, goto=node)
 
 
 def refusal_of(pause: Pause) -> BudgetExhausted:

@@ -12,7 +12,7 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from langsmith import tracing_context
 
-from agents.boundary import Boundary, Heard, refusal_of
+from agents.boundary import Boundary, newest_events, refusal_of
 from agents.draining import Draining
 from agents.grading.graph import GradingGraph, build_graph
 from agents.grading.state import (
@@ -32,8 +32,6 @@ from domain.identity import WorkflowRef
 from domain.ports import AgentOutcome, AgentRun, Clock, Models
 
 DEFAULT_MAX_PARALLEL = 8
-#: of the events that a graph has heard; all of them are in its state
-EVENTS_SHOWN = 20
 
 Saver = BaseCheckpointSaver[Any]
 #: what `astream` yields for several modes, which LangGraph's types do not tell
@@ -215,13 +213,9 @@ class _Narrator:
             stage="done" if done else _STAGES.get(node, "grading"),
             percentage=100.0 if done else self._percentage(),
             updated_at=self.clock.now().isoformat(),
-            external_events=[each["event_id"] for each in self._heard()[-EVENTS_SHOWN:]],
+            external_events=newest_events(self.values),
         )
         self.on_state(self.state)
-
-    def _heard(self) -> list[Heard]:
-        heard: Mapping[str, Heard] = self.values.get("external_events", {})
-        return sorted(heard.values(), key=lambda each: each["received_at"])
 
     def _percentage(self) -> float:
         # adding up counts as one more question: 100 is for the finished thread alone

@@ -23,8 +23,9 @@ _EVENT: dict[str, Any] = {"event_id": "disk-7-replaced", "type": "retry", "data"
 WorkflowId = Annotated[
     str,
     Path(
-        description="A batch's workflow, `batch/{batch_id}`, or a file's, `batch/{batch_id}/file/{file_id}`; "
-        "a re-run's has its generation in it, as `batch/{batch_id}/g2`.",
+        description="A batch's workflow, `batch/{batch_id}`, a file's, `batch/{batch_id}/file/{file_id}`, or "
+        "that of a diagnosis, `batch/{batch_id}/diagnosis`; a re-run's has its generation in it, as "
+        "`batch/{batch_id}/g2`.",
         examples=[_WORKFLOW_ID],
     ),
 ]
@@ -84,9 +85,10 @@ async def _requested(request: Request, caller: Submitter, services: ServicesOf) 
     status_code=202,
     summary="Tell a workflow of an event",
     description="The event is stored and then delivered to the workflow as exactly one signal, however often "
-    "it is sent; a file's running agent has it in its state from its next step on; an `event_id` with other "
-    "content is a 409. An event for a workflow that has not begun waits for it; for one that has ended it "
-    "becomes `undeliverable`, which the list of events shows. A workflow takes at most 1,000 events.",
+    "it is sent; the running agent of a file, or of a diagnosis, has it in its state from its next step on; "
+    "an `event_id` with other content is a 409. An event for a workflow that has not begun waits for it; for "
+    "one that has ended it becomes `undeliverable`, which the list of events shows. A workflow takes at most "
+    "1,000 events.",
     responses=problems(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=body_schema(EventRequest),
 )

@@ -164,5 +164,5 @@ class Outside(Protocol):
     """What a running agent can learn of the world between two steps (G2.2)."""
 
     async def news(self, workflow: WorkflowRef, heard: Collection[str]) -> News | None:
-        """How the batch stands, with the file's events but for those ids; `None` for one that is gone."""
+        """How the batch stands, with the workflow's events but for those ids; `None` for one that is gone."""
         ...

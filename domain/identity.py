@@ -9,7 +9,8 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_.-]+")
 _GENERATION = re.compile(r"g[1-9][0-9]*")
 #: a generation that fits into Postgres's integer
 _WORKFLOW = re.compile(
-    rf"batch/(?P<batch>{_SEGMENT.pattern})(/g(?P<generation>[1-9][0-9]{{0,8}}))?(/file/(?P<file>{_SEGMENT.pattern}))?"
+    rf"batch/(?P<batch>{_SEGMENT.pattern})(/g(?P<generation>[1-9][0-9]{{0,8}}))?"
+    rf"(/file/(?P<file>{_SEGMENT.pattern})|/(?P<diagnosis>diagnosis))?"
 )
 
 
@@ -35,13 +36,17 @@ def diagnosis_workflow_id(batch_id: str, generation: int) -> str:
 
 @dataclass(frozen=True)
 class WorkflowRef:
-    """Which batch's or file's workflow an id names, and of which generation."""
+    """Which batch's, file's or diagnosis' workflow an id names, and of which generation."""
 
     batch_id: str
     file_id: str | None = None
     generation: int = 1
+    #: the one that diagnoses the batch; it has no file
+    diagnosis: bool = False
 
     def __str__(self) -> str:
+        if self.diagnosis:
+            return diagnosis_workflow_id(self.batch_id, self.generation)
         if self.file_id is None:
             return batch_workflow_id(self.batch_id, self.generation)
         return file_workflow_id(self.batch_id, self.file_id, self.generation)
@@ -51,8 +56,9 @@ class WorkflowRef:
         """The workflow that `str` wrote; `ValueError` for any other id, a window's among them."""
         found = _WORKFLOW.fullmatch(text)
         if found is None:
-            raise ValueError(f"{text[:100]!r} is no workflow of a batch or a file")
-        ref = cls(found["batch"], found["file"], int(found["generation"] or 1))
+            raise ValueError(f"{text[:100]!r} is no workflow of a batch, a file or a diagnosis")
+        diagnosis = found["diagnosis"] is not None
+        ref = cls(found["batch"], found["file"], int(found["generation"] or 1), diagnosis)
         if str(ref) != text:
             raise ValueError(f"{text[:100]!r} is written {str(ref)!r}")
         return ref

@@ -306,6 +306,7 @@ def cognition_worker(resources: Resources, upstreams: Models | None = None) -> W
         summaries=PostgresSummaries(resources.postgres),
         diagnoses=PostgresDiagnoses(resources.postgres),
         agent=DiagnosisSession(
+            outside=PostgresOutside(resources.postgres),
             models=asked,
             lines=StoredLogLines(resources.objects),
             open_saver=open_saver,

@@ -216,6 +216,7 @@ class DiagnosisWorkflow:
     def __init__(self) -> None:
         self._agent = AgentState()
         self._resumptions = 0
+        self._events = ReceivedEvents()
 
     @workflow.run
     async def run(self, input: DiagnosisInput) -> DiagnosisResult:
@@ -249,6 +250,16 @@ class DiagnosisWorkflow:
     def resume(self, resumptions: int) -> None:
         """The batch has been resumed, that many times in all."""
         self._resumptions = max(self._resumptions, resumptions)
+
+    @workflow.signal
+    def external_event(self, event: ExternalEvent) -> None:
+        """The world outside has something to say; the running agent reads it, too."""
+        self._events.take(event)
+
+    @workflow.query
+    def events(self) -> list[ExternalEvent]:
+        """The newest events from outside, oldest first."""
+        return self._events.newest()
 
     async def _diagnose_through_waits(self, input_: DiagnosisInput) -> DiagnoseResult:
         """Diagnose; where money or a human is needed, keep the run, wait, and go on with the same thread."""

@@ -36,18 +36,21 @@ async def survey(
 ) -> Command[Literal["survey", "investigate", "finish"]]:
     """See whether the summary fits a prompt; of one that does not, take notes segment by segment."""
     context = runtime.context
+    heard, pause = await context.boundary.hear(state)
     segments = pages(context, context.run.summary.anomalies)[: context.limits.segments]
     if not segments:
-        return Command(update={"segments": 0}, goto="finish")
+        return Command(update={"segments": 0, **heard}, goto="finish")
     if len(segments) == 1:
-        return Command(update={"segments": 0}, goto="investigate")
+        return Command(update={"segments": 0, **heard}, goto="investigate")
+    if pause is not None:
+        return context.boundary.stop(pause, heard, "survey")
     before: DiagnosisState = {**state, "segments": len(segments)}
     number = state.get("surveyed", 0) + 1
     answer, after = await _ask(
         context, before, Purpose.SURVEY, Notes, shown=segments[number - 1], segment=number
     )
     notes = [*state.get("notes", ()), *(each.model_dump(mode="json") for each in answer.notes)]
-    update = {**_counted(after), "segments": len(segments), "surveyed": number, "notes": notes}
+    update = {**_counted(after), "segments": len(segments), "surveyed": number, "notes": notes, **heard}
     return Command(update=update, goto="survey" if number < len(segments) else "investigate")
 
 
@@ -56,21 +59,29 @@ async def investigate(
 ) -> Command[Literal["investigate", "conclude"]]:
     """Let the model ask for lines, for as long as it asks for new ones and the budget lasts."""
     context = runtime.context
+    heard, pause = await context.boundary.hear(state)
     found = await _found(context, state)
     if _is_enough(context, state, found):
-        return Command(goto="conclude")
+        return Command(update=heard, goto="conclude")
+    if pause is not None:
+        return context.boundary.stop(pause, heard, "investigate")
     answer, after = await _ask(
         context, state, Purpose.INVESTIGATE, Plan, shown=_shown(context, state), found=found
     )
     known = state.get("looks", [])
     asked = [look for each in answer.look if (look := each.model_dump(mode="json")) not in known]
-    update = {**_counted(after), "looks": [*known, *asked], "turns": state.get("turns", 0) + 1}
+    update = {**_counted(after), "looks": [*known, *asked], "turns": state.get("turns", 0) + 1, **heard}
     return Command(update=update, goto="investigate" if asked else "conclude")
 
 
-async def conclude(state: DiagnosisState, runtime: Runtime[Context]) -> Update:
+async def conclude(
+    state: DiagnosisState, runtime: Runtime[Context]
+) -> Command[Literal["conclude", "check_evidence"]]:
     """Ask for the conclusion; the second time, naming the quotes that were not there."""
     context = runtime.context
+    heard, pause = await context.boundary.hear(state)
+    if pause is not None:
+        return context.boundary.stop(pause, heard, "conclude")
     faults = [Fault(missing=missing)] if (missing := state.get("missing")) else []
     answer, after = await _ask(
         context,
@@ -81,18 +92,20 @@ async def conclude(state: DiagnosisState, runtime: Runtime[Context]) -> Update:
         found=await _found(context, state),
         faults=faults,
     )
-    return {**_counted(after), "draft": answer.model_dump(mode="json")}
+    update = {**_counted(after), "draft": answer.model_dump(mode="json"), **heard}
+    return Command(update=update, goto="check_evidence")
 
 
 async def check_evidence(
     state: DiagnosisState, runtime: Runtime[Context]
 ) -> Command[Literal["conclude", "finish"]]:
     """Hold every quote against its line; claims without any that is there go back once, then they go."""
+    heard, _ = await runtime.context.boundary.hear(state)
     draft = Conclusion.model_validate(state["draft"])
     checked = await runtime.context.check.claims(draft.findings)
     # what was shown the first time stays, should the second reply be worse
     findings = [plain(each) for each in checked.findings] or state.get("findings", [])
-    update = {"findings": findings, "refused": checked.refused}
+    update = {"findings": findings, "refused": checked.refused, **heard}
     if checked.missing and not state.get("retried"):
         return Command(update={**update, "missing": list(checked.missing), "retried": True}, goto="conclude")
     return Command(update=update, goto="finish")
@@ -100,8 +113,9 @@ async def check_evidence(
 
 async def finish(state: DiagnosisState, runtime: Runtime[Context]) -> Update:
     """Put the verdict together, with its risk by the rules."""
+    heard, _ = await runtime.context.boundary.hear(state)
     findings = [from_plain(Finding, each) for each in state.get("findings", ())]
-    return {FINISHED: plain(diagnosed(runtime.context.run, state, findings))}
+    return {FINISHED: plain(diagnosed(runtime.context.run, state, findings)), **heard}
 
 
 async def _ask(

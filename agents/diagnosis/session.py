@@ -8,8 +8,10 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
 from langsmith import tracing_context
 
+from agents.boundary import Boundary, newest_events, refusal_of
 from agents.diagnosis.graph import DiagnosisGraph, build_graph
 from agents.diagnosis.outcome import repeated
 from agents.diagnosis.rules import with_signs
@@ -25,7 +27,9 @@ from agents.draining import Draining
 from domain.batch import AgentState
 from domain.diagnosis import Diagnosis, DiagnosisOutcome, DiagnosisRun
 from domain.errors import AgentDrained, CorruptCheckpoint
+from domain.external_events import Outside
 from domain.gateway import Completions
+from domain.identity import WorkflowRef
 from domain.logs import LogLines
 from domain.ports import Clock
 
@@ -45,12 +49,14 @@ class DiagnosisSession:
         open_saver: Callable[[int], Saver],
         clock: Clock,
         limits: Limits | None = None,
+        outside: Outside | None = None,
     ) -> None:
         self._models = models
         self._lines = lines
         self._open_saver = open_saver
         self._clock = clock
         self._limits = limits or Limits()
+        self._outside = outside
         self._graph = build_graph().copy({"stream_eager": True})
 
     async def diagnose(
@@ -62,7 +68,10 @@ class DiagnosisSession:
         on_delta: Callable[[str], None],
         draining: Callable[[], bool],
     ) -> DiagnosisOutcome:
-        """Diagnose; raises `AgentDrained` when it stopped because `draining` asked for it."""
+        """Diagnose; raises `AgentDrained` when it stopped because `draining` asked for it.
+
+        Raises `BudgetExhausted` when it stopped as the batch is paused.
+        """
         run = replace(run, summary=with_signs(run.summary))
         saver = self._open_saver(run.epoch)
         narrator = _Narrator(run, on_state, self._clock)
@@ -77,14 +86,17 @@ class DiagnosisSession:
             narrator.hear_values(checkpoint.checkpoint["channel_values"], checkpoint.checkpoint["id"])
         else:
             graph = self._graph.copy({"checkpointer": saver})
-            context = self._context(run, on_delta)
-            await self._advance(graph, run, context, narrator, draining, fresh=checkpoint is None)
+            workflow = WorkflowRef(run.batch_id, generation=run.generation, diagnosis=True)
+            boundary = Boundary(self._outside, workflow)
+            context = self._context(run, on_delta, boundary)
+            control = Draining(lambda: draining() or boundary.stopped_by is not None)
+            await self._advance(graph, run, context, narrator, control, fresh=checkpoint is None)
         return DiagnosisOutcome(diagnosis_of(narrator.values), narrator.state, restarted)
 
     async def reuse(self, run: DiagnosisRun, batch_id: str, earlier: Diagnosis) -> Diagnosis | None:
         """The diagnosis of an equal case said of this batch, with evidence of this batch's own."""
         run = replace(run, summary=with_signs(run.summary))
-        return await repeated(run, self._context(run, _nothing).check, batch_id, earlier)
+        return await repeated(run, self._context(run, _nothing, Boundary()).check, batch_id, earlier)
 
     async def _advance(
         self,
@@ -92,7 +104,7 @@ class DiagnosisSession:
         run: DiagnosisRun,
         context: Context,
         narrator: "_Narrator",
-        draining: Callable[[], bool],
+        control: RunControl,
         *,
         fresh: bool,
     ) -> None:
@@ -103,7 +115,7 @@ class DiagnosisSession:
             context=context,
             stream_mode=["checkpoints"],
             durability="sync",
-            control=Draining(draining),
+            control=control,
         )
         try:
             # nobody else gets to see a log, whatever LangSmith's variables say
@@ -112,10 +124,12 @@ class DiagnosisSession:
                     async for _, data in stream:
                         narrator.hear_values(data["values"], data["config"]["configurable"]["checkpoint_id"])
         except GraphDrained as drained:
+            if (pause := context.boundary.stopped_by) is not None:
+                raise refusal_of(pause) from drained
             raise AgentDrained(f"Thread {run.thread_id} stopped after {narrator.state.node}.") from drained
 
-    def _context(self, run: DiagnosisRun, on_delta: Callable[[str], None]) -> Context:
-        return Context(run, self._models, self._lines, self._limits, on_delta)
+    def _context(self, run: DiagnosisRun, on_delta: Callable[[str], None], boundary: Boundary) -> Context:
+        return Context(run, self._models, self._lines, self._limits, on_delta, boundary)
 
 
 def _nothing(_: str) -> None:
@@ -159,6 +173,7 @@ class _Narrator:
             stage=stage,
             percentage=percentage,
             updated_at=self.clock.now().isoformat(),
+            external_events=newest_events(values),
         )
         self.on_state(self.state)
 

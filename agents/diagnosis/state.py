@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 # pydantic reads no TypedDict of `typing` before Python 3.12
 from typing_extensions import TypedDict
 
+from agents.boundary import BatchSeen, Boundary, Heard, merge_events
 from agents.diagnosis.evidence import EvidenceCheck
 from agents.diagnosis.tools import FileNames, Looking
 from domain.completion import CompletionReply, Fence
@@ -76,6 +77,9 @@ class DiagnosisState(TypedDict, total=False):
     findings: list[dict[str, Any]]
     spent: Spent
     answered_by: str
+    #: by generation and event id
+    external_events: Annotated[dict[str, Heard], merge_events]
+    batch: BatchSeen
     diagnosis: dict[str, Any]
 
 
@@ -88,6 +92,8 @@ class Context:
     lines: LogLines = field(repr=False)
     limits: Limits
     on_delta: Callable[[str], None]
+    #: where the run hears from outside
+    boundary: Boundary = field(default_factory=Boundary)
 
     @cached_property
     def names(self) -> FileNames:

@@ -33,7 +33,6 @@ from domain.assessment import (
     review_reasons,
     sum_points,
 )
-from domain.batch import Pause
 from domain.completion import CompletionReply, FinishReason
 from domain.errors import ModelReplyInvalid
 from domain.exam import Question
@@ -61,7 +60,7 @@ async def supervisor(state: GradingState, runtime: Runtime[Context]) -> Command[
     plan = plan_for(runtime.context.exam)
     update = {"plan": plan, "results": {}, **heard}
     if pause is not None and not set(plan.values()).isdisjoint(OPEN_SPECIALISTS):
-        return _wait(runtime, pause, update, "supervisor")
+        return runtime.context.boundary.stop(pause, update, "supervisor")
     sent = [Send(node, Task(question_id=each, previous=None)) for each, node in plan.items()]
     return Command(update=update, goto=sent)
 
@@ -105,7 +104,7 @@ async def check_evidence(
         if needs_repair:
             repairs.append(Send(state["plan"][question_id], Task(question_id=question_id, previous=checked)))
     if pause is not None and repairs:
-        return _wait(runtime, pause, heard, "check_evidence")
+        return runtime.context.boundary.stop(pause, heard, "check_evidence")
     return Command(update={"results": changed, **heard}, goto=repairs or "sum_points")
 
 
@@ -115,12 +114,6 @@ async def sum_totals(state: GradingState, runtime: Runtime[Context]) -> Update:
     assessment = assessment_of(state, runtime.context.exam)
     check_assessment(assessment, runtime.context.exam, runtime.context.answers)
     return {"total": {"score": assessment.score, "max_score": assessment.max_score}, **heard}
-
-
-def _wait(runtime: Runtime[Context], pause: Pause, update: Update, node: str) -> Command[Any]:
-    """End the run after this step; the next one begins with the same node."""
-    runtime.context.boundary.stop(pause)
-    return Command(update=update, goto=node)
 
 
 def check_entry(entry: Entry, answer: str) -> tuple[Entry, bool]:

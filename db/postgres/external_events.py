@@ -29,6 +29,7 @@ _KEPT_DAYS = 30
 FIND_SQL = """
 SELECT 1 FROM batches b
 WHERE b.id = %(batch_id)s AND b.tenant_id = %(tenant_id)s AND b.generation >= %(generation)s
+  AND (b.kind = 'diagnosis' OR NOT %(diagnosis)s)
   AND (%(file_id)s::uuid IS NULL
        OR EXISTS (SELECT FROM files f WHERE f.id = %(file_id)s AND f.batch_id = b.id))
 """
@@ -96,7 +97,7 @@ class PostgresOutside:
         self._postgres = postgres
 
     async def news(self, workflow: WorkflowRef, heard: Collection[str]) -> News | None:
-        """How the batch stands, with the file's events but for those ids; `None` for one that is gone."""
+        """How the batch stands, with the workflow's events but for those ids; `None` for one that is gone."""
         row = await self._postgres.row(
             NEWS_SQL, {"batch_id": workflow.batch_id, "workflow_id": str(workflow), "heard": list(heard)}
         )

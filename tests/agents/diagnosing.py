@@ -25,6 +25,7 @@ from domain.diagnosis import (
     VehicleSummary,
 )
 from domain.errors import NotFound
+from domain.external_events import Outside
 from domain.gateway import Caller, OnLimits
 from domain.logs import Level, LogFile, LogLine, Quote
 
@@ -256,6 +257,7 @@ class Bench:
     states: list[AgentState] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
     deltas: list[str] = field(default_factory=list)
+    outside: Outside | None = None
 
     @property
     def run(self) -> DiagnosisRun:
@@ -279,6 +281,7 @@ class Bench:
             open_saver=lambda epoch: self.saver,
             clock=FixedClock(),
             limits=self.limits,
+            outside=self.outside,
         )
 
     async def diagnose(self, *, draining: Callable[[], bool] = lambda: False) -> DiagnosisOutcome:

@@ -1,6 +1,6 @@
 """Between two steps: events come in once, whatever crashes; a paused batch lets no call begin (G2.2)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,74 +14,12 @@ from agents.boundary import Boundary, Heard
 from agents.session import GradingSession
 from domain.batch import Pause
 from domain.completion import CompletionReply, CompletionRequest
-from domain.errors import BudgetExhausted, PostgresUnavailable
-from domain.external_events import HeardEvent, News
+from domain.errors import BudgetExhausted
 from domain.identity import WorkflowRef
 from domain.ports import AgentOutcome
-from domain.states import BatchState
 from gateway.scripted import Rule, ScriptedModel
 from tests.agents.conftest import Bench, FixedClock
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-@dataclass
-class Fate:
-    """Where the process dies: at so many awaits of a port from now, before it took effect or after."""
-
-    deaths: list[tuple[int, bool]]
-    awaits: int = 0
-    died: int = 0
-
-    def strikes(self, *, after: bool) -> None:
-        """One await of a port, on its way in or out."""
-        self.awaits += not after
-        if self.deaths and self.deaths[0] == (self.awaits, after):
-            self.deaths.pop(0)
-            self.awaits, self.died = 0, self.died + 1
-            raise Killed
-
-
-@dataclass
-class World:
-    """An outside in memory: one more thing happens with each look at it."""
-
-    #: by look: how many events have come since the last one
-    arrivals: list[int] = field(default_factory=list)
-    #: looks that Postgres does not answer
-    silent: set[int] = field(default_factory=set)
-    pause: Pause | None = None
-    limit_nanodollars: int | None = None
-    fate: Fate = field(default_factory=lambda: Fate([]))
-    looks: int = 0
-    happened: list[HeardEvent] = field(default_factory=list)
-    #: what had happened when the outside was last heard
-    told: list[str] = field(default_factory=list)
-
-    async def news(self, workflow: WorkflowRef, heard: Collection[str]) -> News | None:
-        """As from Postgres: all events but those that are known."""
-        assert str(workflow) == "batch/batch-1/g2/file/file-1"
-        self.fate.strikes(after=False)
-        self.looks += 1
-        for _ in range(self.arrivals.pop(0) if self.arrivals else 0):
-            number = len(self.happened)
-            self.happened.append(
-                HeardEvent(f"event-{number:03}", "weather", '{"rain": true}', f"{number:03}")
-            )
-        if self.looks in self.silent:
-            raise PostgresUnavailable("Nobody answers.")
-        self.told = [each.event_id for each in self.happened]
-        self.fate.strikes(after=True)
-        return News(
-            BatchState.PAUSED if self.pause else BatchState.SCATTERING,
-            resumptions=0,
-            limit_nanodollars=self.limit_nanodollars,
-            changed_at="2026-01-02T03:04:05+00:00",
-            pause=self.pause,
-            events=tuple(each for each in self.happened if each.event_id not in heard),
-        )
+from tests.agents.outside import Fate, Killed, World
 
 
 class MortalSaver(InMemorySaver):

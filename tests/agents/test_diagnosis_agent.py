@@ -5,12 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 
 from agents.diagnosis.state import Limits
 from agents.diagnosis.telling import Telling
+from domain.batch import AgentState, Pause
 from domain.completion import CompletionRequest
 from domain.diagnosis import Diagnosis, RiskLevel, Verdict
-from domain.errors import AgentDrained, ModelReplyInvalid
+from domain.errors import AgentDrained, BudgetExhausted, ModelReplyInvalid
 from domain.logs import Quote
 from tests.agents.diagnosing import (
     Bench,
@@ -21,6 +23,7 @@ from tests.agents.diagnosing import (
     gathered,
     look,
 )
+from tests.agents.outside import World
 
 LINES = ["download of chunk 3 failed: timeout", "slot switch aborted"]
 #: what a model says that has seen the first line
@@ -146,6 +149,66 @@ async def test_a_run_that_is_to_drain_stops_between_two_steps() -> None:
     assert on.purposes() == ["investigate"]
     assert (await on.diagnose()).diagnosis.verdict is Verdict.ROOT_CAUSE
     assert on.purposes() == ["investigate", "conclude"]
+
+
+DIAGNOSIS = "batch/batch-1/diagnosis"
+
+
+async def values_of(on: Bench) -> dict[str, Any]:
+    found = await on.saver.aget_tuple({"configurable": {"thread_id": on.run.thread_id}})
+    assert found is not None
+    return found.checkpoint["channel_values"]
+
+
+async def test_what_happens_outside_is_in_the_state_from_the_next_step_on_and_once() -> None:
+    looking = {"investigate/1": {"thought": "", "look": [look(terms=["slot"])]}}
+    world = World(arrivals=[1, 0, 2, 1, 0, 1], silent={3}, workflow_id=DIAGNOSIS)
+    on = bench(looking | {"conclude/1": conclusion(RIGHT)}, outside=world)
+    on.models.dies_at = "conclude/first/1"
+    with pytest.raises(ConnectionAbortedError):
+        await on.diagnose()
+    on.models.dies_at = ""
+    outcome = await on.diagnose()
+    heard = (await values_of(on))["external_events"]
+    ids = [f"event-{number:03}" for number in range(5)]
+    assert sorted(heard) == [f"g1/{each}" for each in ids]
+    assert outcome.state.external_events == ids
+    seen = [len(each.external_events) for each in on.states]
+    assert 1 in seen, "the first event was there at the first step, the others came later"
+    assert seen == sorted(seen)
+    assert outcome.diagnosis == (await on.diagnose()).diagnosis
+    assert on.restarts == []
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+async def test_a_paused_batch_lets_the_agent_begin_no_call(calls: int) -> None:
+    looking = {"investigate/1": {"thought": "", "look": [look(terms=["slot"])]}}
+    world = World(workflow_id=DIAGNOSIS)
+    on = bench(looking | {"conclude/1": conclusion(RIGHT)}, outside=world)
+    expected = (await replace(on, saver=InMemorySaver()).diagnose()).diagnosis
+    on.models.requests.clear()
+
+    def pause_after_so_many(state: AgentState) -> None:
+        if len(on.models.requests) == calls:
+            world.pause = Pause("batch", 1_500)
+
+    if calls == 0:
+        world.pause = Pause("batch", 1_500)
+    with pytest.raises(BudgetExhausted) as refused:
+        await on.session.diagnose(
+            on.run,
+            on_state=pause_after_so_many,
+            on_restart=on.restarts.append,
+            on_delta=on.deltas.append,
+            draining=lambda: False,
+        )
+    assert (refused.value.scope, refused.value.missing_nanodollars) == ("batch", 1_500)
+    assert len(on.models.requests) == calls
+    assert (await values_of(on))["batch"]["state"] == "paused"
+    world.pause = None
+    assert (await on.diagnose()).diagnosis == expected
+    assert on.purposes() == ["investigate", "investigate", "conclude"]
+    assert on.restarts == []
 
 
 async def test_a_corrupt_thread_starts_afresh_and_says_so() -> None:

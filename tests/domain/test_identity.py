@@ -85,12 +85,20 @@ def test_ids_are_told_apart() -> None:
     ]
 
 
-@given(ref=st.builds(WorkflowRef, SEGMENT, st.none() | SEGMENT, st.integers(1, 10**9 - 1)))
+GENERATIONS = st.integers(1, 10**9 - 1)
+
+
+@given(
+    ref=st.builds(WorkflowRef, SEGMENT, st.none() | SEGMENT, GENERATIONS)
+    | st.builds(WorkflowRef, SEGMENT, generation=GENERATIONS, diagnosis=st.just(True))
+)
 def test_a_workflows_id_is_read_back_as_it_was_written(ref: WorkflowRef) -> None:
     assert WorkflowRef.parse(str(ref)) == ref
 
 
-@given(text=st.text("batch/fileg01._\n٣", max_size=20) | st.from_regex(r"batch/a/g[0-9]*/?(file/b)?"))
+@given(
+    text=st.text("batch/fileg01._\n٣", max_size=20) | st.from_regex(r"batch/a/g[0-9]*/?(file/b|diagnosis)?")
+)
 def test_what_is_read_as_a_workflow_is_what_would_be_written(text: str) -> None:
     try:
         ref = WorkflowRef.parse(text)
@@ -100,7 +108,15 @@ def test_what_is_read_as_a_workflow_is_what_would_be_written(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "id_", ["batch/b/g1", "batch/b/g2/window/0", "batch/b/g0", "batch/b/file/", "file/f"]
+    "id_",
+    [
+        "batch/b/g1",
+        "batch/b/g2/window/0",
+        "batch/b/g0",
+        "batch/b/file/",
+        "file/f",
+        "batch/b/file/f/diagnosis",
+    ],
 )
 def test_what_is_no_batchs_or_files_workflow_is_refused(id_: str) -> None:
     with pytest.raises(ValueError, match=id_):

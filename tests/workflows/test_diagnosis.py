@@ -10,7 +10,10 @@ from domain.batch import Batch
 from domain.diagnosis import BatchSummary
 from domain.documents import from_plain
 from domain.errors import AssayError, BudgetExhausted, CheckpointNotSaved, ModelRefused, NothingToRerun
+from domain.external_events import ExternalEvent
+from domain.identity import WorkflowRef
 from domain.states import BatchState
+from runtime.event_relay import EventSignals
 from runtime.resources import Resources
 from runtime.server import services
 from tests.workflows.log_plant import (
@@ -25,7 +28,8 @@ from tests.workflows.log_plant import (
     open_logs,
     parsing,
 )
-from tests.workflows.plant import all_ended, files_of, orchestration, running, start
+from tests.workflows.plant import all_ended, files_of, history, of_type, orchestration, running, start
+from workflows.diagnosis import DiagnosisWorkflow
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,24 @@ async def test_a_diagnosis_pauses_the_batch_and_goes_on_with_its_thread(
     seen = plant.diagnoser.seen[batch.id]
     assert [epoch for _, epoch in seen] == [1, 2]
     assert len({thread for thread, _ in seen}) == 1
+
+
+async def test_an_event_for_a_diagnosis_is_one_signal_however_often_it_is_sent(plant: Plant) -> None:
+    resources, event = plant.resources, ExternalEvent("recall", "campaign", {"stopped": True})
+    batch = await open_logs(resources, {"a.log": HEALTHY})
+    plant.diagnoser.gate.names.add(batch.id)
+    await start(resources, batch)
+    await plant.diagnoser.gate.is_holding(batch.id)
+    workflow_id = str(WorkflowRef(batch.id, diagnosis=True))
+    for _ in range(2):
+        await EventSignals(resources.temporal).send(workflow_id, event)
+    handle = resources.temporal.get_workflow_handle_for(DiagnosisWorkflow.run, workflow_id)
+    assert await handle.query(DiagnosisWorkflow.events) == [event]
+    signals = of_type(await history(handle), "WORKFLOW_EXECUTION_SIGNALED")
+    assert len(signals) == 1
+    plant.diagnoser.gate.names.discard(batch.id)
+    (ended,) = await all_ended(resources, batch)
+    assert ended.state == "completed"
 
 
 async def test_a_batch_is_cancelled_while_it_is_diagnosed_and_while_its_logs_are_parsed(plant: Plant) -> None:

@@ -2,18 +2,24 @@
 
 from typing import Any
 
+import pytest
+
 from db.postgres.pauses import PostgresPauses
 from domain.batch import Batch, Pause, StoredFile
+from domain.errors import NotFound
 from domain.external_events import ExternalEvent
 from domain.identity import WorkflowRef
 from domain.states import BatchState, FileState
 from gateway.scripted import Rule, Script
 from runtime.resources import Resources
 from runtime.server import services
+from runtime.worker import cognition_worker
 from tests.builders import a_submission, open_batch
 from tests.db.stage import until
 from tests.workflows import plant
+from tests.workflows.log_plant import BROKEN, open_logs, parsing
 from tests.workflows.test_pauses import MeteredModel, is_paused, raise_limit
+from workflows.diagnosis import DiagnosisWorkflow
 
 
 async def states_of(resources: Resources, file: StoredFile) -> list[dict[str, Any]]:
@@ -102,3 +108,26 @@ async def test_a_pause_reaches_a_graph_that_has_work_left(resources: Resources) 
     assert (await states_of(resources, first))[-1]["batch"]["resumptions"] == 1
     files = await plant.files_of(resources, batch)
     assert [file.state for file in files] == [FileState.COMPLETED] * 2
+
+
+async def test_a_running_diagnosis_hears_what_happens_outside(resources: Resources) -> None:
+    batch = await open_logs(resources, {"a.log": BROKEN})
+    workflow = WorkflowRef(batch.id, diagnosis=True)
+    recall = ExternalEvent("recall", "campaign", {"stopped": True})
+    await services(resources).workflow_events.store("local", workflow, recall, "")
+    handle = resources.temporal.get_workflow_handle_for(DiagnosisWorkflow.run, str(workflow))
+    async with plant.running(plant.orchestration(resources), parsing(resources), cognition_worker(resources)):
+        await plant.start(resources, batch)
+        (ended,) = await plant.all_ended(resources, batch)
+        state = await handle.query(DiagnosisWorkflow.state)
+    assert ended.state is BatchState.COMPLETED
+    assert (state.stage, state.external_events) == ("done", ["recall"])
+
+
+async def test_only_a_batch_of_logs_has_a_diagnosis_to_tell(resources: Resources) -> None:
+    batch = await a_batch(resources, 1)
+    event = ExternalEvent("recall", "campaign")
+    with pytest.raises(NotFound, match="There is no workflow"):
+        await services(resources).workflow_events.store(
+            "local", WorkflowRef(batch.id, diagnosis=True), event, ""
+        )
