@@ -9,8 +9,10 @@ from gateway.catalogue import canonical_name, catalogue
 from gateway.scripted import Script
 from runtime.resources import Resources
 from runtime.server import services
+from runtime.worker import cognition_worker
 from tests.builders import a_submission, open_batch
 from tests.workflows import plant
+from tests.workflows.log_plant import HEALTHY, is_in, open_logs, parsing
 from tests.workflows.test_pauses import is_paused, raise_limit
 
 #: dollars for a million tokens
@@ -18,13 +20,18 @@ USD_IN, USD_OUT = "0.40", "1.60"
 RATES = Rates("", {"tokens_in": 400_000_000, "tokens_out": 1_600_000_000})
 
 
+async def price(resources: Resources, model: str) -> None:
+    """Have the model cost something."""
+    prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
+    stated = [(Unit.TOKENS_IN, USD_IN), (Unit.TOKENS_OUT, USD_OUT), (Unit.TOKENS_CACHED, USD_IN)]
+    await prices.add(own_prices(model, stated))
+
+
 async def priced_class(
     resources: Resources, files: int, *, limit: int | None, max_concurrent: int = 3
 ) -> Batch:
     """A batch of one open question each, by a scripted model that costs something."""
-    prices = PostgresPrices(resources.postgres, catalogue=catalogue, canonical=canonical_name)
-    stated = [(Unit.TOKENS_IN, USD_IN), (Unit.TOKENS_OUT, USD_OUT), (Unit.TOKENS_CACHED, USD_IN)]
-    await prices.add(own_prices("scripted", stated))
+    await price(resources, "scripted")
     return await open_batch(
         resources,
         {name: a_submission(plant.answers_to(1)) for name in plant.names(files)},
@@ -113,3 +120,31 @@ async def test_a_limit_that_is_enough_for_all_but_not_at_once_pauses_nothing(res
         [batch.id],
     )
     assert len(rows) == 1, "the first pause alone"
+
+
+CRASHED = HEALTHY + b"2026-01-02T03:05:00Z FATAL navd[22]: segfault at 0 ip 0000 error 4\n" * 5
+
+
+async def test_a_diagnosis_that_runs_out_of_money_pauses_and_ends_exactly(resources: Resources) -> None:
+    await price(resources, "local")
+    batch = await open_logs(resources, {"a.log": CRASHED}, limit_nanodollars=1)
+    workers = (plant.orchestration(resources), parsing(resources), cognition_worker(resources))
+    async with plant.running(*workers):
+        await plant.start(resources, batch)
+        await is_in(resources, batch, BatchState.PAUSED)
+        refused = (await services(resources).batches.progress(batch.id)).pause
+        assert refused is not None
+        assert (refused.scope, await charged(resources, batch)) == ("batch", [])
+        # the worst case of its first call is missing; there are a few more of them
+        await raise_limit(resources, batch, 10 * refused.missing_nanodollars)
+        (ended,) = await plant.all_ended(resources, batch)
+    assert ended.state is BatchState.COMPLETED
+    commits = await charged(resources, batch)
+    spent = sum(row["cost_actual_nanodollars"] for row in commits)
+    assert len({row["call_id"] for row in commits}) == len(commits)
+    progress = await services(resources).batches.progress(batch.id)
+    assert (progress.spent_nanodollars, progress.settling_nanodollars) == (spent, 0)
+    report = await services(resources).diagnosis_reports.report("local", batch.id)
+    assert report["diagnosis"]["cost_nanodollars"] == spent > 0
+    _, differences = await resources.ledger.books.verify()
+    assert differences == []

@@ -15,6 +15,7 @@ from db.redis.cache import RedisResultCache
 from domain.errors import IllegalTransition, SagaStepRefused
 from domain.identity import override_workflow_id
 from domain.overrides import Override
+from runtime import override_commands
 from runtime.cli import app
 from runtime.client import RequestRefused
 from runtime.resources import Resources
@@ -77,8 +78,9 @@ async def test_a_human_overrides_a_mark_over_http(api: httpx.AsyncClient, worker
 
 
 async def test_a_human_overrides_a_mark_by_the_command(
-    api: httpx.AsyncClient, api_url: str, workers: None
+    api: httpx.AsyncClient, api_url: str, workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(override_commands.out, "width", 240)
     _, submission_id = await a_graded_submission(api)
     settings = {"ASSAY_API__URL": api_url, "ASSAY_API__KEY": KEY}
 
