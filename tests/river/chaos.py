@@ -85,6 +85,8 @@ class SecondWorker:
             **settings,
         )
         self._log = up.folder / "logs" / "worker-second.log"
+        # who kills it while another does would start one that nobody ends
+        self._replacing = Lock()
         self.process = self._started()
 
     def _started(self) -> "subprocess.Popen[bytes]":
@@ -100,8 +102,9 @@ class SecondWorker:
 
     def kill(self) -> None:
         """End it without a word, and start another."""
-        self.end()
-        self.process = self._started()
+        with self._replacing:
+            self.end()
+            self.process = self._started()
 
     def end(self) -> None:
         """End it without a word."""

@@ -1,6 +1,8 @@
 """kill -9 of the workers in the middle of a batch: no marks lost, nothing durable paid for twice."""
 
+import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -33,6 +35,16 @@ def in_flight(calls: list[dict[str, str]], pid: int) -> set[str]:
     begun = {call["key"] for call in mine if call["event"] == "begun"}
     returned = {call["key"] for call in mine if call["event"] == "returned"}
     return begun - returned
+
+
+def suspended_in_flight(worker: psutil.Process, log: Path) -> bool:
+    """Whether the worker was stopped while it waits for calls: none returns until it is killed."""
+    worker.suspend()
+    if in_flight(calls_in(log), worker.pid):
+        return True
+    worker.resume()
+    time.sleep(0.05)
+    return False
 
 
 async def durable_answers(postgres_url: str) -> set[Answered]:
@@ -99,8 +111,8 @@ async def test_three_kills_of_the_cognition_worker_lose_nothing_and_repeat_nothi
         kills: list[tuple[int, set[Answered]]] = []
         for finished in KILLS_AT:
             wait_finished(client, batch_id, finished)
-            until(lambda: in_flight(calls_in(log), up.pids["worker-cognition"]), "calls in flight", 60)
             worker = psutil.Process(up.pids["worker-cognition"])
+            until(partial(suspended_in_flight, worker, log), "calls in flight", 60)
             ports = {each.laddr.port for each in worker.net_connections()}
             dead = up.kill_child("worker-cognition")
             await wait_until_disconnected(up.addresses.postgres_url, ports)
