@@ -1,5 +1,6 @@
 """An upload goes on where it was after the API was killed (B2)."""
 
+import asyncio
 import hashlib
 import os
 import random
@@ -7,17 +8,23 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from db.postgres.uploads import PostgresResumableUploads
 from runtime.embedded import Addresses
+from runtime.resources import Resources
+from runtime.sweeper import LANDING_TIME, UploadSweeper
 from tests.api.test_resumable_uploads import PATCH, TUS, metadata
 from tests.conftest import KEY
 from tests.db.s3 import free_port
 from tests.river.installation import ASSAY, environment
+from tests.runtime.test_upload_sweeper import HeldClock
 
 MIB = 1024**2
 KILLS = 3
@@ -68,11 +75,10 @@ def api_of(settings: dict[str, str], output: Path) -> Iterator[Api]:
 
 
 @pytest.mark.prove
-def test_an_upload_survives_the_kills_of_the_api(
-    addresses: Addresses, database_url: str, own_redis_url: str, tmp_path: Path
+async def test_an_upload_survives_the_kills_of_the_api(
+    addresses: Addresses, resources: Resources, database_url: str, own_redis_url: str, tmp_path: Path
 ) -> None:
     content = os.urandom(48 * MIB)
-    chance = random.Random(7)  # noqa: S311  # draws moments, no secrets
     settings = environment(
         tmp_path / "data",
         ASSAY_POSTGRES__URL=database_url,
@@ -82,8 +88,20 @@ def test_an_upload_survives_the_kills_of_the_api(
         ASSAY_OBJECTS__URL=f"file://{tmp_path / 'objects'}",
         ASSAY_API__KEY=KEY,
     )
+    file = await asyncio.to_thread(uploaded_through_kills, settings, tmp_path / "api.log", content)
+    assert file["sha256"] == hashlib.sha256(content).hexdigest()
+
+    # what a killed process was writing goes once nobody can be at it any more
+    later = HeldClock(datetime.now(UTC) + 2 * LANDING_TIME)
+    await UploadSweeper(PostgresResumableUploads(resources.postgres), resources.objects, later).sweep_once()
+    assert [each for each in (tmp_path / "objects" / "uploads").rglob("*") if each.is_file()] == []
+
+
+def uploaded_through_kills(settings: dict[str, str], output: Path, content: bytes) -> dict[str, Any]:
+    """The file as its batch lists it, after an upload by tus during which the API was killed."""
+    chance = random.Random(7)  # noqa: S311  # draws moments, no secrets
     with (
-        api_of(settings, tmp_path / "api.log") as api,
+        api_of(settings, output) as api,
         httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client,
     ):
         exam = {
@@ -104,13 +122,12 @@ def test_an_upload_survives_the_kills_of_the_api(
             api.start()
             before, offset = offset, offset_of(client, url)
             assert before <= offset <= last
+        assert offset > 0
         answer = client.patch(url, headers={**PATCH, "Upload-Offset": str(offset)}, content=content[offset:])
         assert answer.status_code == 204, answer.text
-        [file] = client.get(f"{api.url}/v1/batches/{opened['batch_id']}/files").json()["items"]
-
-    assert offset > 0
-    assert file["sha256"] == hashlib.sha256(content).hexdigest()
-    assert [each for each in (tmp_path / "objects" / "uploads").rglob("*") if each.is_file()] == []
+        listed: dict[str, Any]
+        [listed] = client.get(f"{api.url}/v1/batches/{opened['batch_id']}/files").json()["items"]
+        return listed
 
 
 def send_and_kill(client: httpx.Client, api: Api, url: str, content: bytes, offset: int, last: int) -> None:
