@@ -129,12 +129,12 @@ def _show(
     console = terminal()
     for color, found in (("red", mistakes), ("yellow", advice)):
         for each in found:
-            console.print(_described(file, document, each, color), soft_wrap=True)
+            console.print(_described(file, document, each, color))
     if exam:
         count = _counted(len(exam.questions), "question")
         points = f"{exam.max_points:g} point{'s' * (exam.max_points != 1)}"
         warned = f" {_counted(len(advice), 'warning')}." if advice else ""
-        console.print(f"{escape(str(file))} is a valid exam: {count}, {points}.{warned}", soft_wrap=True)
+        console.print(f"{escape(str(file))} is a valid exam: {count}, {points}.{warned}")
     else:
         console.print(f"{_counted(len(mistakes), 'mistake')}.")
 

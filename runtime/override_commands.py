@@ -19,6 +19,7 @@ override_commands = typer.Typer()
 
 #: three quick steps of a saga; while a worker or a server is away they take as long as that
 WAIT_SECONDS = 60.0
+#: the API has no stream of overrides; a saga that meets nothing takes about as long as this
 _ASK_EVERY_SECONDS = 0.2
 _UNDONE = 1
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -35,7 +36,7 @@ def override(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question's id, such as q2.")],
     marks: Annotated[
         list[str],
-        typer.Argument(metavar="CRITERION=POINTS...", help="Such as c1=1.5; other criteria keep theirs."),
+        typer.Argument(metavar="CRITERION=POINTS", help="Such as c1=1.5; other criteria keep theirs."),
     ],
     reason: Annotated[str, typer.Option(help="Why; it is kept with the mark.")],
     json_: Json = False,

@@ -43,7 +43,7 @@ def suspended_in_flight(worker: psutil.Process, log: Path) -> bool:
     if in_flight(calls_in(log), worker.pid):
         return True
     worker.resume()
-    time.sleep(0.05)
+    time.sleep(0.05)  # it must get on before it is stopped again
     return False
 
 

@@ -80,6 +80,7 @@ async def test_a_human_overrides_a_mark_over_http(api: httpx.AsyncClient, worker
 async def test_a_human_overrides_a_mark_by_the_command(
     api: httpx.AsyncClient, api_url: str, workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # whoever runs the tests may have set COLUMNS, by which tables are folded
     monkeypatch.setattr(override_commands.out, "width", 240)
     _, submission_id = await a_graded_submission(api)
     settings = {"ASSAY_API__URL": api_url, "ASSAY_API__KEY": KEY}
